@@ -1,0 +1,89 @@
+"""gcref: how noisy is a mini-batch gradient, exactly, and how clustering gradients reduces the noise.
+
+A framework-free reference of *A Study of Gradient Variance in Deep Learning* (Faghri, Duvenaud, Fleet, Ba;
+arXiv:2007.04532). One shape alphabet everywhere:
+
+====  ==================================================================================
+B, N  examples in a batch, in the data set
+T     positions of a weight (1 for a fully connected layer)
+I, O  inputs (the bias's trailing 1 included) and outputs of a weight
+K     clusters
+d     parameters
+A     (B, T, I) the input of a weight layer
+D     (B, T, O) the gradient of one example's own loss with respect to the layer's output
+====  ==================================================================================
+
+D belongs to the per-example loss: nothing is divided by the batch size. The names below are imported on first
+use, so ``import gcref`` loads neither NumPy nor Numba.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Trace": "gcref.engine.trace",
+    "per_example_gradients": "gcref.engine.trace",
+    "Network": "gcref.engine.network",
+    "check_gradients": "gcref.engine.check",
+    "linear": "gcref.engine.models",
+    "mlp": "gcref.engine.models",
+    "random_features": "gcref.engine.models",
+    "SGD": "gcref.engine.optimizer",
+    "StepSchedule": "gcref.engine.optimizer",
+    "ExactClustering": "gcref.clustering.exact",
+    "GradientClustering": "gcref.clustering.low_rank",
+    "MiniBatch": "gcref.estimators",
+    "SVRG": "gcref.estimators",
+    "Stratified": "gcref.estimators",
+    "Variance": "gcref.variance",
+    "variance": "gcref.variance",
+}
+_SUBMODULES = {"clustering", "data", "engine", "estimators", "kernels", "studies", "validation"}
+
+__all__ = [*_HOME, "__version__", "data"]
+
+if TYPE_CHECKING:
+    from gcref import data
+    from gcref.clustering.exact import ExactClustering
+    from gcref.clustering.low_rank import GradientClustering
+    from gcref.engine.check import check_gradients
+    from gcref.engine.models import linear, mlp, random_features
+    from gcref.engine.network import Network
+    from gcref.engine.optimizer import SGD, StepSchedule
+    from gcref.engine.trace import Trace, per_example_gradients
+    from gcref.estimators import SVRG, MiniBatch, Stratified
+    from gcref.variance import Variance, variance
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    elif name in _SUBMODULES:
+        value = import_module(f"gcref.{name}")
+    else:
+        raise AttributeError(f"module 'gcref' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_SUBMODULES})
+
+
+class _Package(ModuleType):
+    """The package, on which ``gcref.variance`` is always the function and never the module of that name.
+
+    The import system binds a submodule to its package once it is loaded, which would hide the function.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "variance" and isinstance(value, ModuleType):
+            value = value.variance
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

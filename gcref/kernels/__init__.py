@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: the only compiled code of the package. Nothing here knows a class of ours."""

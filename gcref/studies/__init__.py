@@ -1,0 +1,1 @@
+"""The studies of the paper: train one model, measure every estimator along the way."""

@@ -1,0 +1,1 @@
+"""Naive oracles and cross-checks, runnable one by one."""

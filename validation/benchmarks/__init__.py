@@ -1,0 +1,1 @@
+"""Timing scripts: ratios against a named peer, measured in one process. Never imported by the tests."""
