@@ -1,0 +1,305 @@
+"""Network: a chain of layers and a loss over one flat parameter vector."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from gcref.engine.layers import Layer
+from gcref.engine.losses import Loss
+from gcref.engine.trace import Array, Trace, first_bad_row
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where one parameter block lives in `Network.theta`.
+
+    Attributes
+    ----------
+    name : str
+        The layer's place in the network and the block's name in the layer, such as ``"2.weight"``.
+    shape : (int, int)
+        (I, O), the bias (where there is one) in the last row.
+    slice : slice
+        The block's part of theta.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    slice: slice
+
+
+class Network:
+    """A chain of layers and a loss, with every parameter in one flat vector.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        Applied in order.
+    loss : Loss
+        The loss of one example, given the last layer's output.
+    seed : int
+        Seed of the initial parameters; each layer draws from its own child of ``SeedSequence(seed)``.
+    dtype : "float64" or "float32"
+        The type of all computation. float64 is the reference, float32 is for speed.
+
+    Attributes
+    ----------
+    theta : ndarray, shape (d,)
+        The parameters. Written in place (``net.theta -= step``, ``net.theta[:] = 0``); assigning copies.
+    blocks : list of Block
+        Name, shape and place in theta of each parameter block.
+    weights : list of ndarray, shape (I, O)
+        Each block as a view of theta.
+    n_parameters : int
+        d.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer], loss: Loss, seed: int = 0, dtype: DTypeLike = "float64"
+    ) -> None:
+        self.layers = list(layers)
+        self.loss = loss
+        self.dtype = _float_dtype(dtype)
+        self.blocks = _blocks(self.layers)
+        if not self.blocks:
+            raise ValueError(
+                "layers has no trainable parameters; at least one layer with a weight is expected"
+            )
+        self.n_parameters = self.blocks[-1].slice.stop
+        # Below the first layer with parameters nothing needs a gradient.
+        self._first = next(i for i, layer in enumerate(self.layers) if layer.shapes)
+        self._theta = np.empty(self.n_parameters, self.dtype)
+        self._bind()
+        seeds = np.random.SeedSequence(seed).spawn(len(self.layers))
+        for layer, weights, child in zip(self.layers, self._layer_weights, seeds, strict=True):
+            for weight, start in zip(weights, layer.initialise(np.random.default_rng(child)), strict=True):
+                weight[...] = start
+
+    @property
+    def theta(self) -> Array:
+        """The parameters, shape (d,); the array itself, so writing into it moves the network."""
+        return self._theta
+
+    @theta.setter
+    def theta(self, value: ArrayLike) -> None:
+        if value is self._theta:  # what `net.theta -= step` ends with
+            return
+        new = np.asarray(value)
+        if new.shape != self._theta.shape:
+            raise ValueError(f"theta has shape {new.shape}; {self._theta.shape} is expected")
+        self._theta[:] = new
+
+    def logits(self, x: ArrayLike) -> Array:
+        """Return the last layer's output, one row an example.
+
+        Parameters
+        ----------
+        x : array_like, shape (B, features) or (B, H, W, C)
+            The inputs, cast to the network's type.
+
+        Returns
+        -------
+        ndarray, shape (B, O)
+
+        Raises
+        ------
+        ValueError
+            If x has another shape than the layers expect, or holds NaN or infinity.
+        """
+        out = self._check_x(x)
+        for layer, weights in zip(self.layers, self._layer_weights, strict=True):
+            out, _ = layer.forward(out, weights)
+        return out
+
+    def losses(self, x: ArrayLike, y: ArrayLike) -> Array:
+        """Return each example's own loss ℓ_i, shape (B,); x and y as in `gradient`."""
+        logits = self.logits(x)
+        return self.loss(logits, _check_y(y, len(logits)))[0]
+
+    def gradient(
+        self, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None, out: Array | None = None
+    ) -> tuple[float, Array]:
+        """Return a weighted sum of the examples' losses and its gradient.
+
+        Parameters
+        ----------
+        x : array_like, shape (B, features) or (B, H, W, C)
+            The inputs, cast to the network's type.
+        y : array_like of int, shape (B,)
+            The labels.
+        weights : array_like, shape (B,), optional
+            w_i; 1/B each if not given, which makes it the mean.
+        out : ndarray, shape (d,), optional
+            Where to write the gradient; a loop that passes the same array spares an allocation a call.
+
+        Returns
+        -------
+        loss : float
+            Σ_i w_i ℓ_i; 0 for no example.
+        gradient : ndarray, shape (d,)
+            Σ_i w_i ∂ℓ_i/∂θ, in the order of theta.
+
+        Raises
+        ------
+        ValueError
+            If x, y, weights or out has an unexpected shape, type or value.
+        """
+        x = self._check_x(x)
+        y = _check_y(y, len(x))
+        w = self._check_weights(weights, len(x))
+        gradient = self._check_out(out)
+        logits, caches = self._forward(x)
+        losses, dout = self.loss(logits, y)
+        dout *= w[:, None]
+        grads = self._per_layer(gradient)
+        for i in reversed(range(self._first, len(self.layers))):
+            need_dx = i > self._first
+            dx = self.layers[i].backward(dout, caches[i], self._layer_weights[i], grads[i], need_dx)
+            if dx is not None:
+                dout = dx
+        return float(np.sum(losses * w, dtype=np.float64)), gradient
+
+    def traces(self, x: ArrayLike, y: ArrayLike) -> tuple[Array, list[Trace]]:
+        """Return each example's loss and, for each parameter block, the trace of its per-example gradients.
+
+        Parameters
+        ----------
+        x, y
+            As in `gradient`.
+
+        Returns
+        -------
+        losses : ndarray, shape (B,)
+            ℓ_i.
+        traces : list of Trace
+            One a block, in the order of theta; D is ∂ℓ_i/∂output of the example's own loss, not divided by B,
+            and g_i = Σ_t A_it D_itᵀ.
+
+        Raises
+        ------
+        ValueError
+            As in `gradient`.
+        """
+        x = self._check_x(x)
+        y = _check_y(y, len(x))
+        logits, caches = self._forward(x)
+        losses, dout = self.loss(logits, y)
+        found: list[Trace] = []
+        for i in reversed(range(self._first, len(self.layers))):
+            layer, need_dx = self.layers[i], i > self._first
+            found = layer.traces(dout, caches[i]) + found
+            dx = layer.backward(dout, caches[i], self._layer_weights[i], None, need_dx)
+            if dx is not None:
+                dout = dx
+        return losses, found
+
+    def copy(self, dtype: DTypeLike | None = None) -> "Network":
+        """Return an independent network with the same parameters, in another type if `dtype` is given."""
+        other = copy.copy(self)
+        other.layers = [copy.copy(layer) for layer in self.layers]
+        other.dtype = self.dtype if dtype is None else _float_dtype(dtype)
+        other._theta = self._theta.astype(other.dtype)
+        other._bind()
+        return other
+
+    def __getstate__(self) -> dict[str, object]:
+        # Pickle turns views into arrays of their own; they are cut anew from theta afterwards.
+        return {k: v for k, v in self.__dict__.items() if k not in ("weights", "_layer_weights")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._bind()
+
+    def __repr__(self) -> str:
+        chain = ", ".join(repr(layer) for layer in self.layers)
+        return f"Network([{chain}], {self.loss!r}, {self.n_parameters} parameters, {self.dtype})"
+
+    def _bind(self) -> None:
+        """Cut the weights as views from theta."""
+        self.weights: list[Array] = [self._theta[b.slice].reshape(b.shape) for b in self.blocks]
+        self._layer_weights = self._per_layer(self._theta)
+
+    def _per_layer(self, vector: Array) -> list[list[Array]]:
+        """Cut a (d,) vector into each layer's (I, O) views."""
+        views = iter([vector[b.slice].reshape(b.shape) for b in self.blocks])
+        return [[next(views) for _ in layer.shapes] for layer in self.layers]
+
+    def _forward(self, x: Array) -> tuple[Array, list[object]]:
+        """Return the output and what each layer keeps for its backward pass."""
+        caches: list[object] = []
+        for layer, weights in zip(self.layers, self._layer_weights, strict=True):
+            x, cache = layer.forward(x, weights)
+            caches.append(cache)
+        return x, caches
+
+    def _check_x(self, x: ArrayLike) -> Array:
+        """Cast x to the network's type; the layers check its shape, this its values."""
+        given = np.asarray(x)
+        if given.dtype.kind not in "fiub":
+            raise TypeError(f"x has dtype {given.dtype}; real numbers are expected")
+        if given.ndim < 2:
+            raise ValueError(f"x has shape {given.shape}; one row an example, (B, ...), is expected")
+        # A layer may write over what it is given, but never over the caller's array.
+        overwritten = any(layer.overwrites_input for layer in self.layers[: self._first])
+        cast = given.astype(self.dtype, copy=overwritten)
+        row = first_bad_row(cast)
+        if row is not None:
+            kind = "NaN" if np.isnan(cast[row]).any() else "infinity"
+            raise ValueError(f"x has {kind} at row {row}; finite numbers are expected")
+        return cast
+
+    def _check_weights(self, weights: ArrayLike | None, n_examples: int) -> Array:
+        """Return the weight of each example."""
+        if weights is None:
+            return np.full(n_examples, 1.0 / max(n_examples, 1), self.dtype)
+        w = np.asarray(weights, self.dtype)
+        if w.shape != (n_examples,):
+            raise ValueError(f"weights has shape {w.shape}; ({n_examples},), one an example, is expected")
+        row = first_bad_row(w)
+        if row is not None:
+            raise ValueError(f"weights has {w[row]} at {row}; finite numbers are expected")
+        return w
+
+    def _check_out(self, out: Array | None) -> Array:
+        """Return the array to write a gradient to."""
+        if out is None:
+            return np.empty(self.n_parameters, self.dtype)
+        if out.shape != (self.n_parameters,) or out.dtype != self.dtype or not out.flags.c_contiguous:
+            raise ValueError(
+                f"out has shape {out.shape} and dtype {out.dtype}; a contiguous ({self.n_parameters},) "
+                f"array of {self.dtype} is expected"
+            )
+        return out
+
+
+def _blocks(layers: Sequence[Layer]) -> list[Block]:
+    """Lay the layers' parameter blocks out one after the other."""
+    blocks: list[Block] = []
+    start = 0
+    for i, layer in enumerate(layers):
+        for name, shape in zip(layer.block_names, layer.shapes, strict=True):
+            stop = start + shape[0] * shape[1]
+            blocks.append(Block(f"{i}.{name}", shape, slice(start, stop)))
+            start = stop
+    return blocks
+
+
+def _float_dtype(dtype: DTypeLike) -> np.dtype:
+    """Read a dtype, of which there are two."""
+    found = np.dtype(dtype)
+    if found not in (np.float32, np.float64):
+        raise ValueError(f"dtype is {found}; float32 or float64 is expected")
+    return found
+
+
+def _check_y(y: ArrayLike, n_examples: int) -> NDArray:
+    """Read the labels: one an example. The loss checks their values."""
+    labels = np.asarray(y)
+    if labels.shape != (n_examples,):
+        raise ValueError(
+            f"y has shape {labels.shape}; ({n_examples},), one label for each row of x, is expected"
+        )
+    return labels

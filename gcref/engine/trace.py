@@ -1,0 +1,257 @@
+"""Trace, the one currency: what a weight hands over so that per-example gradients need not be formed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trace:
+    """The per-example gradients of one parameter block in factored form, g_i = Σ_t A_it D_itᵀ.
+
+    Parameters
+    ----------
+    A : array_like, shape (B, T, I) or (B, I), float32 or float64
+        The input of the block: I numbers for each example and position. Where the block has a bias, the
+        trailing input is 1. Two dimensions are read as T = 1.
+    D : array_like, shape (B, T, O) or (B, O), float32 or float64
+        The gradient of each example's own loss with respect to the block's output: nothing is divided by the
+        batch size.
+
+    Raises
+    ------
+    TypeError
+        If A or D does not hold float32 or float64 numbers.
+    ValueError
+        If A or D has neither two nor three dimensions, or if they differ in B or T.
+
+    Notes
+    -----
+    The arrays are kept as they are, not copied; if their types differ, both become float64. Finiteness is not
+    checked here: see `check_finite`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> trace = Trace(np.ones((5, 3)), np.ones((5, 2)))
+    >>> trace
+    Trace(B=5, T=1, I=3, O=2, float64)
+    """
+
+    A: Array
+    D: Array
+
+    def __init__(self, A: ArrayLike, D: ArrayLike) -> None:
+        a, d = _three_dimensional(A, "A"), _three_dimensional(D, "D")
+        _check_agreement(a, d)
+        dtype = np.result_type(a, d)
+        object.__setattr__(self, "A", a.astype(dtype, copy=False))
+        object.__setattr__(self, "D", d.astype(dtype, copy=False))
+
+    @property
+    def n_examples(self) -> int:
+        """B, the number of examples."""
+        return self.A.shape[0]
+
+    @property
+    def n_positions(self) -> int:
+        """T, the number of positions that share the parameters; 1 for a fully connected layer."""
+        return self.A.shape[1]
+
+    @property
+    def n_parameters(self) -> int:
+        """I·O, the number of parameters of the block."""
+        return self.A.shape[2] * self.D.shape[2]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of the numbers in A and D."""
+        return self.A.dtype
+
+    def __repr__(self) -> str:
+        (b, t, i), o = self.A.shape, self.D.shape[2]
+        return f"Trace(B={b}, T={t}, I={i}, O={o}, {self.dtype})"
+
+
+def per_example_gradients(traces: Sequence[Trace]) -> Array:
+    """Form every example's gradient explicitly, g_i = Σ_t A_it D_itᵀ.
+
+    Parameters
+    ----------
+    traces : sequence of Trace
+        One trace a parameter block, in the order of the parameters.
+
+    Returns
+    -------
+    ndarray, shape (B, d)
+        Row i is the gradient of example i's own loss: the blocks one after the other, each (I, O) in C order.
+        The memory is B·d numbers; everything else in the package is there to avoid it.
+
+    Raises
+    ------
+    ValueError
+        If there is no trace, or the traces differ in the number of examples.
+    """
+    check_traces(traces)
+    n_examples = traces[0].n_examples
+    n_parameters = sum(trace.n_parameters for trace in traces)
+    gradients = np.empty((n_examples, n_parameters), np.result_type(*[trace.dtype for trace in traces]))
+    start = 0
+    for trace in traces:
+        stop = start + trace.n_parameters
+        # Splitting the last axis of a slice is always a view, so the product lands in place.
+        block = gradients[:, start:stop].reshape(n_examples, trace.A.shape[2], trace.D.shape[2])
+        np.matmul(trace.A.transpose(0, 2, 1), trace.D, out=block)
+        start = stop
+    return gradients
+
+
+def difference(traces: Sequence[Trace], reference: Sequence[Trace]) -> list[Trace]:
+    """Return traces whose per-example gradient is g_i − g̃_i, the control variate of SVRG.
+
+    Parameters
+    ----------
+    traces, reference : sequence of Trace
+        The traces of the same examples at two points θ and θ̃: block by block of the same shapes.
+
+    Returns
+    -------
+    list of Trace
+        Twice the positions: A Dᵀ − Ã D̃ᵀ = A (D − D̃)ᵀ + (A − Ã) D̃ᵀ, in which near θ̃ every term is small, so
+        that norms and inner products of the difference suffer no cancellation.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in the number of blocks or in a shape.
+    """
+    check_traces(traces)
+    check_traces(reference, "reference")
+    if len(traces) != len(reference):
+        raise ValueError(f"traces has {len(traces)} blocks but reference has {len(reference)}")
+    return [_difference(t, r, block) for block, (t, r) in enumerate(zip(traces, reference, strict=True))]
+
+
+def _difference(trace: Trace, reference: Trace, block: int) -> Trace:
+    """One block of `difference`."""
+    if (trace.A.shape, trace.D.shape) != (reference.A.shape, reference.D.shape):
+        raise ValueError(f"block {block} is {trace} in traces but {reference} in reference")
+    A, D, A_ref, D_ref = trace.A, trace.D, reference.A, reference.D
+    return Trace(np.concatenate([A, A - A_ref], axis=1), np.concatenate([D - D_ref, D_ref], axis=1))
+
+
+def concatenate(batches: Sequence[Sequence[Trace]]) -> list[Trace]:
+    """Join the traces of several batches into those of one, examples in order.
+
+    Parameters
+    ----------
+    batches : sequence of sequences of Trace
+        For each batch, one trace a parameter block.
+
+    Returns
+    -------
+    list of Trace
+        One trace a block, with all examples.
+
+    Raises
+    ------
+    ValueError
+        If there is no batch, or the batches differ in their blocks.
+    """
+    if len(batches) == 0:
+        raise ValueError("batches is empty; at least one list of traces is needed")
+    for number, batch in enumerate(batches):
+        check_traces(batch, f"batches[{number}]")
+        if _block_shapes(batch) != _block_shapes(batches[0]):
+            raise ValueError(
+                f"batches[{number}] has blocks (T, I, O) {_block_shapes(batch)} but batches[0] has "
+                f"{_block_shapes(batches[0])}"
+            )
+    if len(batches) == 1:
+        return list(batches[0])
+    blocks = zip(*batches, strict=True)
+    return [Trace(np.concatenate([t.A for t in b]), np.concatenate([t.D for t in b])) for b in blocks]
+
+
+def check_traces(traces: Sequence[Trace], name: str = "traces") -> None:
+    """Raise unless `traces` is a non-empty sequence of Trace with one number of examples.
+
+    Raises
+    ------
+    TypeError
+        If it is a single Trace, or holds something else.
+    ValueError
+        If it is empty, or two traces differ in the number of examples.
+    """
+    if isinstance(traces, Trace):
+        raise TypeError(f"{name} is a single Trace; a list with one Trace a parameter block is expected")
+    if len(traces) == 0:
+        raise ValueError(f"{name} is empty; one Trace a parameter block is expected")
+    for block, trace in enumerate(traces):
+        if not isinstance(trace, Trace):
+            raise TypeError(f"{name}[{block}] is a {type(trace).__name__}; a Trace is expected")
+        if trace.n_examples != traces[0].n_examples:
+            raise ValueError(
+                f"{name}[{block}] has {trace.n_examples} examples but {name}[0] has {traces[0].n_examples}"
+            )
+
+
+def check_finite(traces: Sequence[Trace]) -> None:
+    """Raise if a trace holds NaN or infinity.
+
+    Raises
+    ------
+    ValueError
+        Naming the block, A or D, and the first example concerned.
+    """
+    for block, trace in enumerate(traces):
+        for name, array in (("A", trace.A), ("D", trace.D)):
+            row = first_bad_row(array)
+            if row is not None:
+                raise ValueError(f"{name} of traces[{block}] has NaN or infinity at example {row}")
+
+
+def first_bad_row(array: Array) -> int | None:
+    """Return the index of the first row with NaN or infinity, or None.
+
+    The usual case costs one sum and no temporary: a sum is finite only if every term is.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()):
+            return None
+    bad = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+    return int(np.argmax(bad)) if bad.any() else None  # finite terms alone may overflow the sum
+
+
+def _block_shapes(traces: Sequence[Trace]) -> list[tuple[int, int, int]]:
+    """(T, I, O) of each block."""
+    return [(t.n_positions, t.A.shape[2], t.D.shape[2]) for t in traces]
+
+
+def _three_dimensional(values: ArrayLike, name: str) -> Array:
+    """Read A or D: float32 or float64, two dimensions meaning T = 1."""
+    array = np.asarray(values)
+    if array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name} has dtype {array.dtype}; float32 or float64 is expected")
+    if array.ndim == 2:
+        return array[:, None, :]
+    if array.ndim != 3:
+        raise ValueError(f"{name} has shape {array.shape}; (B, T, columns) or (B, columns) is expected")
+    return array
+
+
+def _check_agreement(A: Array, D: Array) -> None:
+    """Raise unless A and D have the same examples and positions."""
+    if A.shape[0] != D.shape[0]:
+        hint = " (did you pass the averaged gradient?)" if D.shape[0] == 1 else ""
+        raise ValueError(
+            f"D has {D.shape[0]} rows but A has {A.shape[0]}; both need one row per example{hint}"
+        )
+    if A.shape[1] != D.shape[1]:
+        raise ValueError(
+            f"D has {D.shape[1]} positions but A has {A.shape[1]}; both need one row per position"
+        )
