@@ -1,0 +1,122 @@
+"""Weighted gradient clustering by alternating A and U steps (Eq. 2-4), whatever the centres are made of."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from gcref.kernels import cpu
+
+Products = tuple[np.ndarray, np.ndarray]
+
+
+class Points(Protocol):
+    """The gradients of a data set as the alternation sees them.
+
+    A centre may be explicit, of low rank or only implied; nothing outside looks into one.
+    """
+
+    sq_norms: np.ndarray
+
+    def centers(self, labels: np.ndarray, n_clusters: int) -> Any:
+        """U step: the centres of the clusters of `labels`."""
+
+    def products(self, centers: Any) -> Products:
+        """‖C_k‖², shape (K,), and ⟨C_k, g_i⟩, shape (N, K)."""
+
+    def objective(self, labels: np.ndarray, centers: Any) -> tuple[float, Products | None]:
+        """Φ of `labels` about `centers`, with the products of `centers` where they came up on the way."""
+
+
+@dataclass
+class Run:
+    """What an alternation found: the best labels, the history of Φ, and where the next one continues."""
+
+    labels: np.ndarray
+    objective: list[float]
+    last_labels: np.ndarray
+    centers: Any
+
+
+def alternate(
+    points: Points, centers: Any, n_clusters: int, sizes: np.ndarray | None, seed: int, iterations: range
+) -> Run:
+    """Repeat: A step, empty-cluster rule, U step, Φ.
+
+    Parameters
+    ----------
+    points : Points
+        The gradients.
+    centers
+        Where the first A step starts from.
+    n_clusters : int
+        K.
+    sizes : ndarray, shape (K,), or None
+        The N_k of the first A step, each later one taking those of the step before it; None treats the sizes
+        sequentially.
+    seed : int
+        Iteration t draws from the stream (seed, t).
+    iterations : range
+        The numbers t of the iterations.
+
+    Returns
+    -------
+    Run
+        Its `labels` are those of the first minimum of Φ, since an iteration can raise Φ; `last_labels` and
+        `centers` are those after the last iteration.
+    """
+    best = labels = np.zeros(0, dtype=np.int64)
+    objective: list[float] = []
+    products = None
+    for t in iterations:
+        rng = stream(seed, t)
+        cc, cg = points.products(centers) if products is None else products
+        if sizes is None:
+            order = rng.permutation(len(cg))
+            labels = cpu.a_step_sequential(cc, cg, points.sq_norms, order)
+        else:
+            labels = cpu.a_step_fixed(cc, cg, points.sq_norms, sizes)
+        fill_empty_clusters(labels, cc, cg, points.sq_norms, rng)
+        if sizes is not None:
+            sizes = np.bincount(labels, minlength=n_clusters)
+        centers = points.centers(labels, n_clusters)
+        phi, products = points.objective(labels, centers)
+        if not objective or phi < min(objective):
+            best = labels
+        objective.append(phi)
+    return Run(best, objective, labels, centers)
+
+
+def stream(seed: int, iteration: int) -> np.random.Generator:
+    """Return the random numbers of one iteration, 1, 2, …; those of iteration 0 make the initial labels."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(iteration,)))
+
+
+def balanced_labels(n_examples: int, n_clusters: int, seed: int) -> np.ndarray:
+    """Return random labels (N,) of clusters that differ by at most one in size."""
+    return stream(seed, 0).permutation(n_examples) % n_clusters
+
+
+def fill_empty_clusters(
+    labels: np.ndarray, cc: np.ndarray, cg: np.ndarray, gg: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Give every empty cluster, lowest first, half of the costliest one; `labels` (N,) changes in place.
+
+    The costliest cluster has the largest N_k Σ_{i∈k} ‖C_k − g_i‖² about the centres of the A step, ties to
+    the lowest k; it is the largest cluster where all costs are 0, and has at least two members. A random
+    ⌊N_k/2⌋ of them leave. cc (K,), cg (N, K) and gg (N,) are the products of the A step.
+    """
+    sizes = np.bincount(labels, minlength=len(cc))
+    for empty in np.flatnonzero(sizes == 0):
+        costs = sizes * cpu.spread_from_products(cc, cg, gg, labels)
+        costs[sizes < 2] = 0.0
+        donor = np.argmax(costs) if costs.any() else np.argmax(sizes)
+        members = np.flatnonzero(labels == donor)
+        labels[rng.permutation(members)[: len(members) // 2]] = empty
+        sizes = np.bincount(labels, minlength=len(cc))
+
+
+def objective_from_products(labels: np.ndarray, cc: np.ndarray, cg: np.ndarray, gg: np.ndarray) -> float:
+    """Φ = Σ_k N_k Σ_{i∈k} (cc_k − 2 cg_ik + gg_i), Eq. 2."""
+    sizes = np.bincount(labels, minlength=len(cc))
+    return float(sizes @ cpu.spread_from_products(cc, cg, gg, labels))
