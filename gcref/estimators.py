@@ -1,0 +1,282 @@
+"""Estimators of the full gradient: SG-B, SVRG and Gradient Clustering's stratified sampling (Eq. 1).
+
+All are unbiased, and all are one thing to `gcref.variance`: strata of examples, from each of which some are drawn, and
+a gradient that example i contributes when it is drawn.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gcref.engine.network import Network
+from gcref.engine.trace import Array, Trace, difference
+
+CHUNK = 256  # examples whose traces are in memory at once
+
+
+class Data(Protocol):
+    """A data set as estimators see it: inputs x, (N, …), and labels y, (N,)."""
+
+    @property
+    def x(self) -> NDArray: ...
+
+    @property
+    def y(self) -> NDArray: ...
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Examples among which an estimator draws.
+
+    Attributes
+    ----------
+    indices : ndarray of int, shape (N_k,)
+        The examples.
+    n_draws : int
+        How many of them make one estimate.
+    replacement : bool
+        Whether an example can be drawn twice.
+    """
+
+    indices: NDArray[np.intp]
+    n_draws: int
+    replacement: bool
+
+
+class Estimator(Protocol):
+    """What `gcref.variance` asks of an estimator of the mean gradient.
+
+    `plain` says whether a drawn example contributes its gradient g_i(θ) itself.
+    """
+
+    plain: bool
+
+    def prepare(self, net: Network, ds: Data) -> "Estimator":
+        """Take in the network's present parameters and the data set."""
+
+    def sample(self, net: Network, ds: Data, rng: np.random.Generator) -> Array:
+        """Draw one estimate of the full gradient, shape (d,)."""
+
+    def strata(self, ds: Data) -> list[Stratum]:
+        """The strata, which together hold every example once."""
+
+    def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:
+        """Traces of what each of the examples contributes when drawn."""
+
+
+class MiniBatch:
+    """SG-B: the mean gradient of a mini-batch.
+
+    Parameters
+    ----------
+    batch_size : int
+        B.
+    replacement : bool, default False
+        Whether the examples of a batch are drawn independently. Without replacement, as in a shuffled epoch, the
+        variance is (N − B)/(N − 1) times that with.
+
+    Raises
+    ------
+    ValueError
+        If batch_size is not a positive integer; when used, if it exceeds N without replacement.
+    """
+
+    plain = True
+
+    def __init__(self, batch_size: int, replacement: bool = False) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size!r}; an integer of at least 1 is expected")
+        self.batch_size = int(batch_size)
+        self.replacement = bool(replacement)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.batch_size}, replacement={self.replacement})"
+
+    def prepare(self, net: Network, ds: Data) -> "MiniBatch":
+        """Do nothing: a mini-batch depends on nothing but the present. Returns self."""
+        return self
+
+    def sample(self, net: Network, ds: Data, rng: np.random.Generator) -> Array:
+        """Draw a mini-batch and return its mean gradient, shape (d,).
+
+        Raises
+        ------
+        ValueError
+            If batch_size exceeds N without replacement.
+        """
+        batch = self._draw(ds, rng)
+        return net.gradient(ds.x[batch], ds.y[batch])[1]
+
+    def strata(self, ds: Data) -> list[Stratum]:
+        """One stratum, the data set, with B draws."""
+        self._check(ds)
+        return [Stratum(np.arange(len(ds.y)), self.batch_size, self.replacement)]
+
+    def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:
+        """Traces of g_i(θ)."""
+        return net.traces(ds.x[indices], ds.y[indices])[1]
+
+    def _draw(self, ds: Data, rng: np.random.Generator) -> NDArray[np.intp]:
+        """Draw the examples of one batch."""
+        self._check(ds)
+        return rng.choice(len(ds.y), self.batch_size, replace=self.replacement)
+
+    def _check(self, ds: Data) -> None:
+        """Refuse a batch larger than the data set without replacement."""
+        n = len(ds.y)
+        if n == 0 or (not self.replacement and self.batch_size > n):
+            raise ValueError(
+                f"batch_size={self.batch_size} but the data set has {n} examples; "
+                "draw fewer, or use replacement=True"
+            )
+
+
+class SVRG(MiniBatch):
+    """SVRG: a mini-batch of g_i(θ) − g_i(θ̃), plus the full gradient at the snapshot θ̃ (Johnson and Zhang, 2013).
+
+    Parameters
+    ----------
+    batch_size : int
+        B.
+    replacement : bool, default False
+        As in `MiniBatch`.
+
+    Attributes
+    ----------
+    theta_ : ndarray, shape (d,)
+        θ̃, a copy of the parameters when `prepare` was called.
+    gradient_ : ndarray, shape (d,)
+        The full gradient at θ̃.
+
+    Raises
+    ------
+    ValueError
+        As `MiniBatch`; and when used before `prepare`.
+    """
+
+    plain = False
+    theta_: Array
+    gradient_: Array
+
+    def prepare(self, net: Network, ds: Data) -> "SVRG":
+        """Copy θ and the full gradient there, by one pass over the data. Returns self."""
+        self._check(ds)
+        self._reference = net.copy()
+        self.theta_ = self._reference.theta
+        self.gradient_ = full_gradient(net, ds)
+        return self
+
+    def sample(self, net: Network, ds: Data, rng: np.random.Generator) -> Array:
+        """Draw a mini-batch and return its mean of g_i(θ) − g_i(θ̃) plus the full gradient at θ̃, shape (d,)."""
+        self._check_prepared()
+        batch = self._draw(ds, rng)
+        x, y = ds.x[batch], ds.y[batch]
+        return net.gradient(x, y)[1] - self._reference.gradient(x, y)[1] + self.gradient_
+
+    def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:
+        """Traces of g_i(θ) − g_i(θ̃)."""
+        self._check_prepared()
+        x, y = ds.x[indices], ds.y[indices]
+        return difference(net.traces(x, y)[1], self._reference.traces(x, y)[1])
+
+    def _check_prepared(self) -> None:
+        """Refuse to work without a snapshot."""
+        if not hasattr(self, "theta_"):
+            raise ValueError("SVRG has no snapshot yet; call prepare(net, ds) first")
+
+
+class Stratified:
+    """Gradient Clustering's estimator (Eq. 1): one example from each cluster, weighted by the cluster's size.
+
+    Parameters
+    ----------
+    clustering : clusterer or array_like of int, shape (N,)
+        A clusterer, which `prepare` fits to the traces of the data set, batch by batch; or labels from anywhere, such
+        as classes or another framework's clusters.
+
+    Attributes
+    ----------
+    labels_ : ndarray of int, shape (N,)
+        The labels in force.
+
+    Raises
+    ------
+    ValueError
+        If the labels are not a vector of integers of at least 0; when used, if their number is not N or nothing has
+        been fitted. Labels that no example has are no stratum.
+    """
+
+    plain = True
+    labels_: NDArray[np.intp]
+
+    def __init__(self, clustering: Any) -> None:
+        self.clustering = clustering if hasattr(clustering, "fit") else None
+        if self.clustering is None:
+            self.labels_ = _read_labels(clustering)
+
+    def __repr__(self) -> str:
+        inside = self.clustering if self.clustering is not None else f"labels of {len(self.labels_)} examples"
+        return f"Stratified({inside})"
+
+    def prepare(self, net: Network, ds: Data) -> "Stratified":
+        """Fit the clusterer to the per-example gradients at the present parameters; given labels stay. Returns self."""
+        if self.clustering is not None:
+            estimator = MiniBatch(1)
+            everything = np.arange(len(ds.y))
+            fitted = self.clustering.fit(lambda: chunks(estimator, net, ds, everything))
+            self.labels_ = _read_labels(fitted.labels_)
+        return self
+
+    def sample(self, net: Network, ds: Data, rng: np.random.Generator) -> Array:
+        """Draw one example a cluster and return Σ_k (N_k/N) g_{j,k}, shape (d,)."""
+        strata = self.strata(ds)
+        chosen = np.array([stratum.indices[rng.integers(len(stratum.indices))] for stratum in strata])
+        weights = np.array([len(stratum.indices) for stratum in strata]) / len(ds.y)
+        return net.gradient(ds.x[chosen], ds.y[chosen], weights)[1]
+
+    def strata(self, ds: Data) -> list[Stratum]:
+        """One stratum a cluster, with one draw."""
+        if not hasattr(self, "labels_"):
+            raise ValueError("Stratified has no labels yet; call prepare(net, ds) first")
+        if len(self.labels_) != len(ds.y):
+            raise ValueError(f"the labels are those of {len(self.labels_)} examples; the data set has {len(ds.y)}")
+        order = np.argsort(self.labels_, kind="stable")
+        sizes = np.bincount(self.labels_)
+        return [Stratum(group, 1, False) for group in np.split(order, np.cumsum(sizes)[:-1]) if len(group)]
+
+    def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:
+        """Traces of g_i(θ)."""
+        return net.traces(ds.x[indices], ds.y[indices])[1]
+
+
+def chunks(
+    estimator: Estimator, net: Network, ds: Data, indices: NDArray[np.intp], size: int = CHUNK
+) -> Iterator[list[Trace]]:
+    """Yield the traces of `indices`, in order, at most `size` examples at a time."""
+    for start in range(0, len(indices), size):
+        yield estimator.traces(net, ds, indices[start : start + size])
+
+
+def full_gradient(net: Network, ds: Data) -> Array:
+    """The gradient of the mean loss over the data set, (d,), summed in float64 batch by batch."""
+    n = len(ds.y)
+    total = np.zeros(net.n_parameters)
+    for start in range(0, n, CHUNK):
+        x, y = ds.x[start : start + CHUNK], ds.y[start : start + CHUNK]
+        total += net.gradient(x, y, np.full(len(y), 1.0 / n))[1]
+    return total.astype(net.dtype)
+
+
+def _read_labels(labels: ArrayLike) -> NDArray[np.intp]:
+    """Check labels: a vector of integers, 0 or more."""
+    found = np.asarray(labels)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) == 0 or found.min() < 0:
+        raise ValueError(
+            f"labels of shape {found.shape} and dtype {found.dtype}; a vector of integers of at least 0 is expected "
+            "(or a clusterer with a fit method)"
+        )
+    return found.astype(np.intp)
