@@ -1,0 +1,43 @@
+"""The command line: thin commands that parse, call and print.
+
+Modules here import nothing heavy at the top, so that ``gcref --help`` answers at once.
+"""
+
+import os
+import sys
+
+import click
+
+from gcref import __version__
+from gcref.cli.figures import figures
+from gcref.cli.info import info, warmup
+from gcref.cli.rf_sweep import rf_sweep
+from gcref.cli.validate import validate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="gcref")
+def cli() -> None:
+    """How noisy is a mini-batch gradient, exactly, and how much does clustering gradients help?
+
+    \b
+    gcref rf-sweep --quick --out quick.h5     a small sweep, in seconds
+    gcref figures quick.h5 --out figures      the paper's figures from it
+    gcref validate quick.h5                   recompute its numbers from scratch
+    """
+
+
+for command in (rf_sweep, figures, validate, info, warmup):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; whatever goes wrong, the user sees one sentence."""
+    try:
+        cli(prog_name="gcref")
+    except Exception as error:  # the last resort: a traceback is for developers
+        if os.environ.get("GCREF_TRACEBACK"):
+            raise
+        message = str(error).split("\n")[0]
+        click.echo(f"Error: {type(error).__name__}: {message} (GCREF_TRACEBACK=1 shows where)", err=True)
+        sys.exit(1)

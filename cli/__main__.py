@@ -1,0 +1,5 @@
+"""``python -m gcref.cli``."""
+
+from gcref.cli import main
+
+main()

@@ -1,0 +1,43 @@
+"""What several commands need: lists of numbers, and errors that end in exit code 2."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+class ListOf(click.ParamType):
+    """A comma-separated list of values of one type; the option may also be repeated."""
+
+    def __init__(self, convert: type, name: str):
+        self.convert_one, self.name = convert, name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
+        """Split at commas and convert each part."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        try:
+            return tuple(self.convert_one(part) for part in parts)
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of {self.name}", param, ctx)
+
+
+FLOATS = ListOf(float, "numbers")
+INTEGERS = ListOf(int, "integers")
+WORDS = ListOf(str, "names")
+
+
+def flatten(values: tuple[tuple, ...]) -> tuple:
+    """Join the lists of a repeated option."""
+    return tuple(value for group in values for value in group)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn a ValueError of the library into click's usage error: one sentence, exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None

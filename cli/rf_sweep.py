@@ -1,0 +1,173 @@
+"""``gcref rf-sweep``: the random-features study of the paper."""
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gcref.cli.common import FLOATS, INTEGERS, WORDS, flatten, usage_errors
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# The small grid of --quick: all four estimators and all three learning rates, no 10,000-dimensional teacher.
+QUICK = {"overparametrization": (0.1, 0.5, 1.0, 2.0, 5.0, 10.0), "input_dim": (100,), "teacher_hidden": (100,)}
+# The grid of a bare --duplicates: Fig. 8.
+FIGURE_8 = "0.1,0.5,0.9"
+
+
+def _axis(flag: str, kind: click.ParamType, default: str, text: str, *more: str) -> Callable:
+    """An option for one axis of the grid: repeatable, or a comma list."""
+    name = flag.strip("-").replace("-", "_")
+    return click.option(flag, *more, name, type=kind, multiple=True, metavar="LIST", show_default=default, help=text)
+
+
+@click.command(name="rf-sweep")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The results file (HDF5).")
+@click.option("--quick", is_flag=True, help="A small grid: seconds instead of minutes.")
+@_axis("--learning-rate", FLOATS, "0.001,0.01,0.1", "Learning rates.")
+@_axis("--overparametrization", FLOATS, "0.1,0.5,1,1.5,2,2.5,3,5,10", "Ratios h_s/N; N = ⌊h_s/ratio⌋.", "--ratio")
+@_axis("--input-dim", INTEGERS, "100,10000", "Dimensions of x.")
+@_axis("--teacher-hidden", INTEGERS, "100,10000", "Hidden features of the teacher.")
+@click.option(
+    "--duplicates", "duplicate_fraction", type=FLOATS, multiple=True, is_flag=False, flag_value=FIGURE_8,
+    metavar="[LIST]", show_default="0",
+    help=f"Shares of the training set made of copies of 5 examples. Without a list: Fig. 8 "
+    f"({FIGURE_8} at learning rate 0.01).",
+)  # fmt: skip
+@_axis("--seed", INTEGERS, "0,1,2", "Seeds: data, teacher, student, batches and clustering all follow from it.")
+@_axis("--methods", WORDS, "sgb,sg2b,svrg,gc", "Estimators to measure.")
+@click.option("--batch-size", type=int, show_default="10", help="Mini-batch size B, and the number of clusters.")
+@click.option("--iterations", type=int, show_default="5000", help="SGD steps of a trajectory.")
+@click.option("--measure-every", type=int, show_default="100", help="Steps between measurements.")
+@click.option("--refresh-every", type=int, show_default="1000", help="Steps between SVRG snapshots and clusterings.")
+@click.option("--student-hidden", type=int, show_default="1000", help="Random features of the student, h_s.")
+@click.option("--weight-decay", type=float, show_default="0.0001", help="Weight decay.")
+@click.option("--head", type=click.Choice(["softmax", "logistic"]), show_default="softmax", help="The student's loss.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "float64"]), show_default="float32",
+    help="Of the teacher's product (labels only); training and statistics are always float64.",
+)  # fmt: skip
+@click.option(
+    "--snapshots", type=click.Choice(["refresh", "all"]), show_default="refresh",
+    help="Keep theta and labels at each refresh, or at every measurement.",
+)  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=1), show_default="all cores", help="Processes, one thread each.")
+@click.option("--overwrite", is_flag=True, help="Replace a file of another configuration.")
+def rf_sweep(out: Path, quick: bool, workers: int | None, overwrite: bool, **options: Any) -> None:
+    """Train random-features models over a grid and measure the variance of every estimator, exactly.
+
+    Section 4.2 and 4.3 of the paper. A run that is killed or stopped is finished by the same command, with the
+    same numbers. LIST is a comma-separated list; every LIST option may also be repeated.
+
+    \b
+    gcref rf-sweep --out results.h5                  the paper's grid, 324 trajectories
+    gcref rf-sweep --quick --out quick.h5            seconds
+    gcref rf-sweep --duplicates --out dup.h5         Fig. 8
+    gcref rf-sweep --learning-rate 0.01,0.03 --seed 0 --ratio 1 --ratio 5 --out mine.h5
+    """
+    if out.suffix not in {".h5", ".hdf5"}:
+        raise click.UsageError(f"--out {out}: the name of a results file ends in .h5 or .hdf5")
+    from gcref.executor import n_cores
+    from gcref.studies.grid import Sweep
+
+    with usage_errors():
+        sweep = Sweep(**_settings(quick, options))
+    command = shlex.join(["gcref", *sys.argv[1:]])
+    _run(sweep, out, workers or n_cores(), command, overwrite)
+
+
+def _settings(quick: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """Only what was asked for: --quick's grid, then each option given; the rest is left to the library's defaults."""
+    given = {k: flatten(v) if isinstance(v, tuple) else v for k, v in options.items() if v not in (None, ())}
+    if any(given.get("duplicate_fraction", ())) and "learning_rate" not in given and not quick:
+        given["learning_rate"] = (0.01,)
+    return (QUICK if quick else {}) | given
+
+
+def _run(sweep: Any, out: Path, workers: int, command: str, overwrite: bool) -> None:
+    """Run, showing progress on stderr, and print the summary on stdout."""
+    from concurrent.futures.process import BrokenProcessPool
+
+    from gcref.store import read_summary
+    from gcref.studies.sweep import run_sweep
+
+    start = time.monotonic()
+    total = len(sweep.specs())
+    again = "the same command finishes it"
+    try:
+        with usage_errors(), _progress(total) as progress:
+            ran = run_sweep(sweep, out, workers, command, overwrite, progress)
+    except KeyboardInterrupt:
+        click.echo(f"\nStopped. {out} holds what is finished; {again}.", err=True)
+        sys.exit(130)
+    except BrokenProcessPool:
+        raise click.ClickException(f"a worker died (out of memory?); finished trajectories are kept, {again}") from None
+    except OSError as error:
+        raise click.ClickException(f"{error}; finished trajectories are kept, {again}") from None
+    if not ran:
+        click.echo(f"{out} is finished already: {total} trajectories, nothing to do.")
+        return
+    _print_summary(read_summary(out))
+    seconds = time.monotonic() - start
+    click.echo(f"{out}: {total} trajectories in {seconds:.0f} s. Next: gcref figures {out} --out figures")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int, float], None]]:
+    """A bar with the time left on a terminal, a plain line every tenth of the work in a pipe."""
+    if not sys.stderr.isatty():
+        shown = -1
+
+        def plain(done: int, share: float) -> None:
+            nonlocal shown
+            if int(10 * share) > shown:
+                shown = int(10 * share)
+                click.echo(f"{done} of {total} trajectories, {share:.0%} of the work", err=True)
+
+        yield plain
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.fields[done]} of {task.fields[n]} trajectories"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=1.0, done=0, n=total)
+        yield lambda done, share: bar.update(task, completed=share, done=done)
+
+
+def _print_summary(summary: "np.ndarray") -> None:
+    """Print the variance of each method, averaged over seeds, inputs and teachers, for each point of the figures."""
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    methods = [name.decode() for name in dict.fromkeys(summary["method"])]
+    table = Table(title="Average variance, mean over the last 70 % of the measurements")
+    for column in ("learning rate", "duplicates", "h_s/N", "N", *methods, "normalized sgb", "diverged"):
+        table.add_column(column, justify="right")
+    keys = summary[["learning_rate", "duplicate_fraction", "overparametrization", "n_train"]]
+    for key in np.unique(keys):
+        rows = summary[keys == key]
+        finite = rows[np.isfinite(rows["variance_mean70"])]
+        cells = [f"{finite[finite['method'] == m.encode()]['variance_mean70'].mean():.3g}" if len(finite) else "-" for m in methods]
+        first = finite[finite["method"] == summary["method"][0]]
+        normalized = f"{first['normalized_variance_mean70'].mean():.3f}" if len(first) else "-"
+        diverged = len({row["trajectory"] for row in rows}) - len({row["trajectory"] for row in finite})
+        lr, dup, ratio, n = key.item()
+        table.add_row(f"{lr:g}", f"{dup:g}", f"{ratio:g}", str(n), *cells, normalized, str(diverged or ""))
+    console = Console()
+    console.width = max(console.width, 100)
+    console.print(table)

@@ -1,0 +1,161 @@
+"""The grid of the random-features study: its axes, the protocol of every trajectory, and what is refused."""
+
+import itertools
+import json
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from gcref.studies import teacher
+
+METHODS = ("sgb", "sg2b", "svrg", "gc")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One trajectory of the grid: the work, in a form small enough to send anywhere."""
+
+    learning_rate: float
+    overparametrization: float
+    input_dim: int
+    teacher_hidden: int
+    seed: int
+    duplicate_fraction: float
+
+    @property
+    def id(self) -> str:
+        """The trajectory's name in the file: its place in the grid, whatever else the grid holds."""
+        return (
+            f"lr{self.learning_rate:g}-ratio{self.overparametrization:g}-in{self.input_dim}"
+            f"-teacher{self.teacher_hidden}-dup{self.duplicate_fraction:g}-seed{self.seed}"
+        )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The whole study: the axes of its grid, and the protocol of every trajectory.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument, its value and what was expected.
+    """
+
+    learning_rate: tuple[float, ...] = (0.001, 0.01, 0.1)
+    overparametrization: tuple[float, ...] = (0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 10.0)
+    input_dim: tuple[int, ...] = (100, 10000)
+    teacher_hidden: tuple[int, ...] = (100, 10000)
+    duplicate_fraction: tuple[float, ...] = (0.0,)
+    seed: tuple[int, ...] = (0, 1, 2)
+    methods: tuple[str, ...] = METHODS
+    batch_size: int = 10
+    student_hidden: int = 1000
+    head: str = "softmax"
+    weight_decay: float = 1e-4
+    iterations: int = 5000
+    measure_every: int = 100
+    refresh_every: int = 1000
+    gc_iterations: int = 3
+    precision: str = "float32"
+    snapshots: str = "refresh"
+    schema: str = field(default="rf-sweep/1", init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a grid or a protocol that cannot be run."""
+        _check_axes(self)
+        _check_protocol(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Sweep":
+        """Read back what `to_json` wrote; unknown or missing fields are a ValueError."""
+        values = json.loads(text)
+        if not isinstance(values, dict) or values.pop("schema", None) != "rf-sweep/1":
+            raise ValueError("config is not that of a random-features sweep (schema rf-sweep/1)")
+        try:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except TypeError as error:
+            raise ValueError(f"config has wrong fields: {error}") from None
+
+    def to_json(self) -> str:
+        """Everything that determines the numbers, as the file's `config`."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def specs(self) -> list[Spec]:
+        """The trajectories in the order of the file."""
+        grid = itertools.product(
+            self.seed,
+            self.input_dim,
+            self.teacher_hidden,
+            self.overparametrization,
+            self.duplicate_fraction,
+            self.learning_rate,
+        )
+        return [Spec(lr, ratio, i, h, seed, dup) for seed, i, h, ratio, dup, lr in grid]
+
+    @property
+    def points(self) -> range:
+        """The iterations at which everything is measured."""
+        return range(0, self.iterations + 1, self.measure_every)
+
+    def refreshes(self, iteration: int) -> bool:
+        """Whether SVRG's snapshot and GC's clusters are renewed at `iteration`: at 0 before, later after measuring."""
+        return iteration % self.refresh_every == 0 and iteration < self.iterations
+
+
+def _check_axes(sweep: Sweep) -> None:
+    """Each axis is non-empty, without repeats and in range."""
+    positive = {"learning_rate", "overparametrization", "input_dim", "teacher_hidden"}
+    for name in (*sorted(positive), "duplicate_fraction", "seed", "methods"):
+        values = getattr(sweep, name)
+        if not values:
+            raise ValueError(f"{name} is empty; at least one value is needed")
+        if len(set(values)) != len(values):
+            raise ValueError(f"{name}={list(values)} repeats a value")
+        for value in values:
+            if name in positive and not (np.isfinite(value) and value > 0):
+                raise ValueError(f"{name}={value} must be a positive number")
+    for value in sweep.seed:
+        if value < 0:
+            raise ValueError(f"seed={value} must be 0 or more")
+    for value in sweep.duplicate_fraction:
+        if not 0 <= value < 1:
+            raise ValueError(f"duplicate_fraction={value} must be at least 0 and below 1")
+    for method in sweep.methods:
+        if method not in METHODS:
+            raise ValueError(f"methods={method!r} is unknown; choose from {', '.join(METHODS)}")
+
+
+def _check_protocol(sweep: Sweep) -> None:
+    """The protocol's numbers make sense, alone and for the smallest data set of the grid."""
+    for name in ("batch_size", "student_hidden", "iterations", "measure_every", "refresh_every", "gc_iterations"):
+        if getattr(sweep, name) < 1:
+            raise ValueError(f"{name}={getattr(sweep, name)} must be at least 1")
+    if not (np.isfinite(sweep.weight_decay) and sweep.weight_decay >= 0):
+        raise ValueError(f"weight_decay={sweep.weight_decay} must be 0 or more")
+    for name in ("measure_every", "refresh_every"):
+        whole = sweep.iterations if name == "measure_every" else sweep.refresh_every
+        if whole % sweep.measure_every:
+            raise ValueError(
+                f"measure_every={sweep.measure_every} must divide "
+                f"{'iterations' if name == 'measure_every' else 'refresh_every'}={whole}"
+            )
+    for name, allowed in (
+        ("head", ("softmax", "logistic")),
+        ("precision", ("float32", "float64")),
+        ("snapshots", ("refresh", "all")),
+    ):
+        if getattr(sweep, name) not in allowed:
+            raise ValueError(f"{name}={getattr(sweep, name)!r} must be one of {', '.join(allowed)}")
+    ratio = max(sweep.overparametrization)
+    n = teacher.n_train(ratio, sweep.student_hidden)
+    needed = sweep.batch_size * (2 if "sg2b" in sweep.methods else 1)
+    if n < needed:
+        raise ValueError(
+            f"overparametrization={ratio:g} leaves N={n} training examples, fewer than the {needed} that "
+            f"batch_size={sweep.batch_size} needs (K clusters need K examples, SG-2B twice the batch)"
+        )
+    for fraction in sweep.duplicate_fraction:
+        if fraction and n - teacher.floor_of(fraction, n) < teacher.N_DUPLICATED:
+            raise ValueError(
+                f"duplicate_fraction={fraction:g} leaves fewer than the {teacher.N_DUPLICATED} originals at N={n}"
+            )

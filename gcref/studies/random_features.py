@@ -1,0 +1,263 @@
+"""The random-features study (Figs. 4, 5, 8, 9; DESIGN 2.8): small trajectories, every variance exact."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcref import store
+from gcref.clustering.low_rank import GradientClustering
+from gcref.engine.models import initialise_head
+from gcref.engine.trace import Trace
+from gcref.kernels.random_features import moments, residuals_and_losses, sgd_steps
+from gcref.studies import teacher
+from gcref.studies.grid import Spec, Sweep
+
+Array = NDArray[np.float64]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One trajectory
+
+
+class _Student:
+    """The trained layer as one vector w (softmax: w₁ − w₀), and the way back to the network's theta (I, O)."""
+
+    def __init__(self, sweep: Sweep, seed: int, input_dim: int):
+        n_outputs = 2 if sweep.head == "softmax" else 1
+        rng = teacher.stream(seed, "student initialisation", input_dim, sweep.student_hidden)
+        theta = initialise_head(rng, sweep.student_hidden, n_outputs)
+        self.w: Array = theta[:, -1] - theta[:, 0] if n_outputs == 2 else theta[:, 0].copy()
+        # The gradients of the two classes are opposite, so their sum feels nothing but the weight decay.
+        self._sum: Array | None = theta.sum(axis=1) if n_outputs == 2 else None
+        self._speed = float(n_outputs)
+        self._weight_decay = sweep.weight_decay
+
+    def train(self, features: Array, targets: NDArray[np.int8], batches: NDArray[np.int32], rate: float) -> None:
+        """Run the SGD steps of `batches` at learning rate `rate`."""
+        sgd_steps(features, targets, self.w, batches, rate * self._speed, self._weight_decay / self._speed)
+        if self._sum is not None:
+            self._sum *= (1.0 - rate * self._weight_decay) ** len(batches)
+
+    def theta(self) -> Array:
+        """The network's flat parameter vector, (I·O,), bias row last."""
+        if self._sum is None:
+            return self.w.copy()
+        return np.stack([(self._sum - self.w) / 2, (self._sum + self.w) / 2], axis=1).ravel()
+
+    def output_gradients(self, residuals: Array) -> Array:
+        """∂ℓ/∂output (N, O): (−r, r) for the softmax, (r) for the logistic head."""
+        return np.stack([-residuals, residuals], axis=1) if self._sum is not None else residuals[:, None]
+
+
+class _Measurement:
+    """What the estimators hold between refreshes, and their exact variance at the student's present weights."""
+
+    def __init__(self, sweep: Sweep, spec: Spec, features: Array, targets: NDArray[np.int8]):
+        self.sweep, self.features, self.targets = sweep, features, targets
+        n = len(targets)
+        self.residuals = np.empty(n)
+        self.losses = np.empty(n)
+        self.reference = np.zeros(n)  # SVRG's residuals at its snapshot
+        self.svrg_theta: Array | None = None
+        self.labels: dict[str, NDArray[np.int32]] = {}
+        self.clusterings = {}
+        if "gc" in sweep.methods:
+            self.clusterings["gc"] = GradientClustering(
+                n_clusters=sweep.batch_size, n_iter=sweep.gc_iterations, seed=spec.seed, warm_start=True
+            )
+
+    def forward(self, student: _Student) -> None:
+        """Residuals and losses of every example at the student's weights."""
+        residuals_and_losses(self.features, self.targets, student.w, self.residuals, self.losses)
+
+    def refresh(self, student: _Student) -> None:
+        """Renew SVRG's snapshot and every clustering from the last `forward`."""
+        if "svrg" in self.sweep.methods:
+            self.reference[:] = self.residuals
+            self.svrg_theta = student.theta()
+        traces = [Trace(self.features, student.output_gradients(self.residuals))]
+        for name, clustering in self.clusterings.items():
+            self.labels[name] = clustering.fit(traces).labels_.astype(np.int32)
+
+    def variances(self) -> dict[str, tuple[float, float]]:
+        """(average, normalized) variance of each method, and under "" the noise scale twice (Eq. 1, DESIGN 2.7)."""
+        n, n_inputs = self.features.shape
+        batch_size = self.sweep.batch_size
+        rows = [self.residuals, self.residuals - self.reference] if "svrg" in self.sweep.methods else [self.residuals]
+        labels = np.array(list(self.labels.values()), dtype=np.int64).reshape(len(self.labels), n)
+        sizes = np.array([np.bincount(row, minlength=batch_size) for row in labels], dtype=np.int64)
+        sums, squares = np.zeros((2, len(rows), n_inputs))
+        group_sums = np.zeros((len(labels), batch_size, n_inputs))
+        group_squares = np.zeros((len(labels), n_inputs))
+        moments(
+            self.features, np.stack(rows), labels, sizes.reshape(len(labels), batch_size),
+            sums, squares, group_sums, group_squares,
+        )  # fmt: skip
+        mean = sums[0] / n
+        one = np.maximum(squares / n - (sums / n) ** 2, 0.0)
+        per_batch = (n - batch_size) / max(n - 1, 1) / batch_size
+        per_double = (n - 2 * batch_size) / max(n - 1, 1) / (2 * batch_size)
+        coordinates = {"sgb": one[0] * per_batch, "sg2b": one[0] * per_double}
+        if "svrg" in self.sweep.methods:
+            coordinates["svrg"] = one[1] * per_batch
+        for i, name in enumerate(self.labels):
+            within = np.maximum(group_squares[i] - np.einsum("kj,kj->j", group_sums[i], group_sums[i]), 0.0)
+            coordinates[name] = within / n**2
+        out = {m: (float(v.mean()), _normalized(v, mean)) for m, v in coordinates.items() if m in self.sweep.methods}
+        noise = float(one[0].sum() / (mean @ mean)) if mean.any() else 0.0
+        out[""] = (noise, noise)
+        return out
+
+
+def _normalized(variance: Array, mean: Array) -> float:
+    """Average over coordinates of V_j / (V_j + ḡ_j²), 0/0 = 0."""
+    second = variance + mean**2
+    return float(np.divide(variance, second, out=np.zeros_like(second), where=second > 0).mean())
+
+
+def run_trajectory(
+    sweep: Sweep, spec: Spec, features: Array, targets: NDArray[np.int8]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Train one student by plain SGD and measure every estimator along the way.
+
+    Parameters
+    ----------
+    sweep, spec : Sweep, Spec
+    features : ndarray, shape (N, I), float64
+        The trailing 1 of the bias included.
+    targets : ndarray, shape (N,), int8, in {0, 1}
+
+    Returns
+    -------
+    attrs, arrays : dict, dict
+        The attributes and data sets of the trajectory's group in the file (DESIGN section 4). From the point where a
+        trajectory diverges its series hold NaN.
+    """
+    start = time.perf_counter()
+    student = _Student(sweep, spec.seed, spec.input_dim)
+    measurement = _Measurement(sweep, spec, features, targets)
+    batches = teacher.batch_order(spec.seed, len(targets), sweep.batch_size, sweep.iterations)
+    names = ["train_loss", "train_accuracy", "noise_scale"]
+    names += [f"{kind}/{m}" for kind in ("variance", "normalized_variance") for m in sweep.methods]
+    arrays: dict[str, np.ndarray] = {"iteration": np.array(sweep.points)}
+    arrays |= {name: np.full(len(sweep.points), np.nan) for name in names}
+    status = "complete"
+    for index, iteration in enumerate(sweep.points):
+        if iteration:
+            student.train(features, targets, batches[iteration - sweep.measure_every : iteration], spec.learning_rate)
+        measurement.forward(student)
+        if not (np.isfinite(student.w).all() and np.isfinite(measurement.losses).all()):
+            status = "diverged"
+            break
+        if iteration == 0:
+            measurement.refresh(student)
+        _record(arrays, index, measurement)
+        if sweep.snapshots == "all" or sweep.refreshes(iteration) or iteration == sweep.iterations:
+            arrays |= _snapshot(iteration, student, measurement)
+        if iteration and sweep.refreshes(iteration):
+            measurement.refresh(student)
+    attrs = asdict(spec) | {
+        "n_train": len(targets),
+        "status": status,
+        "seconds": time.perf_counter() - start,
+    }
+    return attrs, arrays
+
+
+def _record(arrays: dict[str, np.ndarray], index: int, measurement: _Measurement) -> None:
+    """Write one measuring point into the series."""
+    variances = measurement.variances()
+    arrays["train_loss"][index] = measurement.losses.mean()
+    arrays["train_accuracy"][index] = np.mean((measurement.residuals + measurement.targets > 0.5) == measurement.targets)
+    arrays["noise_scale"][index] = variances.pop("")[0]
+    for method, (average, normalized) in variances.items():
+        arrays[f"variance/{method}"][index] = average
+        arrays[f"normalized_variance/{method}"][index] = normalized
+
+
+def _snapshot(iteration: int, student: _Student, measurement: _Measurement) -> dict[str, np.ndarray]:
+    """Everything that the numbers measured at `iteration` depend on."""
+    group = f"snapshots/{iteration}"
+    arrays: dict[str, np.ndarray] = {f"{group}/theta": student.theta()}
+    if measurement.svrg_theta is not None:
+        arrays[f"{group}/svrg_theta"] = measurement.svrg_theta
+    arrays |= {f"{group}/labels/{name}": labels for name, labels in measurement.labels.items()}
+    return arrays
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Many trajectories
+
+
+def datasets(sweep: Sweep, specs: Sequence[Spec]) -> Iterator[tuple[Spec, Array, NDArray[np.int8]]]:
+    """Yield each spec with its features (N, I) and labels (N,), sharing what specs of one (seed, input_dim) can.
+
+    `specs` must agree in seed and input_dim. The teacher's outputs are computed once a teacher, for the largest N.
+    """
+    seed, input_dim = specs[0].seed, specs[0].input_dim
+    sizes = {spec: teacher.n_train(spec.overparametrization, sweep.student_hidden) for spec in specs}
+    x = teacher.draw_inputs(seed, input_dim, max(sizes.values()))
+    features = teacher.student_features(seed, x, sweep.student_hidden)
+    for hidden in dict.fromkeys(spec.teacher_hidden for spec in specs):
+        mine = [spec for spec in specs if spec.teacher_hidden == hidden]
+        n_rows = -(-max(sizes[spec] for spec in mine) // teacher.BLOCK_ROWS) * teacher.BLOCK_ROWS
+        outputs = teacher.teacher_outputs(seed, x[:n_rows], hidden, sweep.precision)
+        for spec in mine:
+            n = sizes[spec]
+            rows = teacher.duplicated_rows(n, spec.duplicate_fraction)
+            targets = teacher.labels_of(outputs[:n])[rows]
+            yield spec, features[:n] if spec.duplicate_fraction == 0 else features[rows], targets
+
+
+def run_unit(sweep: Sweep, specs: Sequence[Spec], parts: str) -> int:
+    """Run the trajectories of one (seed, input_dim), writing a shard for each into the folder `parts`."""
+    for spec, features, targets in datasets(sweep, specs):
+        attrs, arrays = run_trajectory(sweep, spec, features, targets)
+        store.write_shard(Path(parts), spec.id, attrs, arrays)
+    return len(specs)
+
+
+def units(specs: Iterable[Spec]) -> list[list[Spec]]:
+    """Group specs that share inputs, the costliest group first, so that workers end together."""
+    groups: dict[tuple[int, int], list[Spec]] = {}
+    for spec in specs:
+        groups.setdefault((spec.seed, spec.input_dim), []).append(spec)
+    return sorted(groups.values(), key=lambda group: -sum(costs(group).values()))
+
+
+def costs(specs: Sequence[Spec]) -> dict[Spec, float]:
+    """Estimate each trajectory's share of the work in seconds; a teacher's own cost falls to its first trajectory."""
+    out: dict[Spec, float] = {}
+    teachers: set[tuple[int, int, int]] = set()
+    for spec in specs:
+        n = 1000 / spec.overparametrization
+        out[spec] = 0.08 + 9e-5 * n
+        key = (spec.seed, spec.input_dim, spec.teacher_hidden)
+        if key not in teachers:
+            teachers.add(key)
+            largest = max(1000 / s.overparametrization for s in specs if s.seed == spec.seed)
+            out[spec] += 2.5e-11 * largest * spec.input_dim * (spec.teacher_hidden + 2000)
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The summary
+
+
+def summary_rows(spec: Spec, n_examples: int, arrays: dict[str, np.ndarray], methods: Sequence[str]) -> list[tuple]:
+    """One row of the summary table a method: mean and maximum over the last 70 % of the measurements."""
+    first = ceil(0.3 * len(arrays["iteration"]))
+    rows = []
+    for method in methods:
+        tails = [arrays[f"{kind}/{method}"][first:] for kind in ("variance", "normalized_variance")]
+        numbers = [float(statistic(tail)) for tail in tails for statistic in (np.mean, np.max)]
+        rows.append(
+            (spec.id, method, spec.learning_rate, spec.overparametrization, n_examples, spec.input_dim,
+             spec.teacher_hidden, spec.seed, spec.duplicate_fraction, *numbers)
+        )  # fmt: skip
+    return rows

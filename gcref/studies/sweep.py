@@ -1,0 +1,124 @@
+"""Run the random-features grid on a pool of workers, resumable at every trajectory."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import wait
+from pathlib import Path
+
+import h5py
+
+import gcref
+from gcref import store
+from gcref.executor import process_pool
+from gcref.studies.grid import Spec, Sweep
+from gcref.studies.random_features import costs, run_unit, summary_rows, units
+
+Progress = Callable[[int, float], None]
+
+
+def run_sweep(
+    sweep: Sweep,
+    path: Path,
+    n_workers: int,
+    command: str = "",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> bool:
+    """Run what is missing of `sweep` and write the results file.
+
+    Parameters
+    ----------
+    sweep : Sweep
+    path : Path
+        The results file (DESIGN section 4).
+    n_workers : int
+        Processes, one thread each. The numbers do not depend on it.
+    command : str
+        Recorded in the file.
+    overwrite : bool
+        Replace a file of another configuration.
+    progress : callable, optional
+        Called every quarter of a second with the number of finished trajectories and the share of the work done.
+
+    Returns
+    -------
+    bool
+        False if the file was there, finished, and nothing was done.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be written or belongs to something else (see `gcref.store.claim`).
+    KeyboardInterrupt
+        After what is finished has been merged into an unfinished results file, which the same call completes.
+    """
+    if store.claim(path, sweep.to_json(), overwrite):
+        return False
+    specs = sweep.specs()
+    done = set(store.finished(store.parts_of(path), [spec.id for spec in specs]))
+    todo = [spec for spec in specs if spec.id not in done]
+    try:
+        _run(sweep, todo, path, n_workers, len(done), progress)
+    except KeyboardInterrupt:
+        _merge(sweep, path, command)
+        raise
+    _merge(sweep, path, command)
+    return True
+
+
+def _run(
+    sweep: Sweep, todo: list[Spec], path: Path, n_workers: int, n_done: int, progress: Progress | None
+) -> None:
+    """Run the trajectories `todo` on a pool and report how far it is."""
+    work = units(todo)
+    if not work:
+        return
+    parts = store.parts_of(path)
+    share = costs(todo)
+    total = sum(share.values())
+    with process_pool(min(n_workers, len(work))) as pool:
+        futures = [pool.submit(run_unit, sweep, unit, str(parts)) for unit in work]
+        pending = set(futures)
+        while pending:
+            finished, pending = wait(pending, timeout=0.25)
+            for future in finished:
+                future.result()
+            if progress is not None:
+                ready = store.present(parts)
+                fresh = [spec for spec in todo if spec.id in ready]
+                progress(n_done + len(fresh), sum(share[spec] for spec in fresh) / total)
+
+
+def _merge(sweep: Sweep, path: Path, command: str) -> None:
+    """Merge the shards there are, in the order of the grid."""
+    by_id = {spec.id: spec for spec in sweep.specs()}
+    names = store.finished(store.parts_of(path), list(by_id))
+
+    def rows(group: h5py.Group) -> list[tuple]:
+        name = group.name.rsplit("/", 1)[-1]
+        series = ["iteration", *(f"{kind}/{m}" for kind in ("variance", "normalized_variance") for m in sweep.methods)]
+        arrays = {path: group[path][()] for path in series}
+        return summary_rows(by_id[name], int(group.attrs["n_train"]), arrays, sweep.methods)
+
+    attrs = {
+        "gcref_version": gcref.__version__,
+        "command": command,
+        "config": sweep.to_json(),
+        "complete": len(names) == len(by_id),
+    }
+    store.merge(path, names, attrs, rows)
+
+
+def config_of(path: Path | str) -> Sweep:
+    """Read the configuration of a results file.
+
+    Raises
+    ------
+    gcref.store.StoreError
+        If the file cannot be read or its configuration is not that of a sweep.
+    """
+    text = store.read_attrs(path).get("config", "")
+    try:
+        return Sweep.from_json(text)
+    except (ValueError, json.JSONDecodeError) as error:
+        raise store.StoreError(f"{path}: {error}") from None
