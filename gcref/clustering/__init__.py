@@ -1,1 +1,6 @@
 """Partitions of a data set that make stratified gradients less noisy: weighted gradient clustering."""
+
+from gcref.clustering.exact import ExactClustering
+from gcref.clustering.low_rank import GradientClustering
+
+__all__ = ["ExactClustering", "GradientClustering"]

@@ -90,11 +90,11 @@ class Clusterer:
         used = np.unique(labels)
         if len(labels) != n_examples or not np.array_equal(used, np.arange(self.n_clusters)):
             raise ValueError(
-                f"warm_start=True continues from last_labels_, those of {len(labels)} "
-                f"examples in {len(used)} clusters, but this fit has {n_examples} examples and n_clusters={self.n_clusters}; "
+                f"warm_start=True continues from last_labels_: {len(labels)} examples in {len(used)} "
+                f"clusters, but this fit has {n_examples} examples and n_clusters={self.n_clusters}; "
                 "set warm_start=False for a new start"
             )
-        return labels.copy()
+        return np.array(labels, dtype=np.int64)
 
     def _alternate(self, points: Points, warm: Any | None, sizes: str) -> Any:
         """Alternate from the centres `warm`, or from the start labels; return the last centres."""

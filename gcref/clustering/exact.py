@@ -8,7 +8,7 @@ import numpy as np
 from gcref.clustering.alternating import Points, Products, objective_from_products, stream
 from gcref.clustering.base import Clusterer, check_choice
 from gcref.clustering.passes import Passes, is_traces
-from gcref.engine.trace import Trace, concatenate, first_bad_row, per_example_gradients
+from gcref.engine.trace import Trace, check_finite, concatenate, first_bad_row, per_example_gradients
 from gcref.kernels import cpu
 
 _MEMORY = 2 << 30  # bytes beyond which the smaller form is taken, whatever its operation count
@@ -148,6 +148,7 @@ class ExactClustering(Clusterer):
         if is_traces(G):
             traces = concatenate([batch for _, batch in Passes(G)])
             self._check_n_examples(traces[0].n_examples)
+            check_finite(traces)
             costs = _trace_costs(traces, self.n_clusters, self.n_iter)
             if self._takes_gradients(costs):
                 return ExplicitPoints(per_example_gradients(traces))
@@ -217,9 +218,6 @@ class ExplicitPoints:
     form = "explicit"
 
     def __init__(self, G: np.ndarray) -> None:
-        bad = first_bad_row(G)
-        if bad is not None:
-            raise ValueError(f"the gradient of example {bad} holds NaN or infinity")
         self.G = G
         self.n_parameters = G.shape[1]
         self.sq_norms = _sq_norms(G)
@@ -255,9 +253,6 @@ class GramPoints:
     n_parameters = None
 
     def __init__(self, gram: np.ndarray) -> None:
-        bad = first_bad_row(gram)
-        if bad is not None:
-            raise ValueError(f"an inner product of the gradient of example {bad} is NaN or infinite")
         self.gram = gram
         self.sq_norms = gram.diagonal().copy()
 
@@ -318,7 +313,11 @@ def _read_gradients(G: Any) -> np.ndarray:
         raise ValueError(f"G has shape {array.shape}; (N, d), one gradient a row, or traces are expected")
     if array.dtype.kind not in "fiub":
         raise TypeError(f"G has dtype {array.dtype}; real numbers or traces are expected")
-    return array if array.dtype == np.float32 else array.astype(np.float64, copy=False)
+    array = array if array.dtype == np.float32 else array.astype(np.float64, copy=False)
+    bad = first_bad_row(array)
+    if bad is not None:
+        raise ValueError(f"G has NaN or infinity in row {bad}")
+    return array
 
 
 def _array_costs(N: int, d: int, K: int, n_iter: int) -> dict[str, tuple[int, int]]:

@@ -69,7 +69,7 @@ class GradientClustering(Clusterer):
     >>> from gcref import GradientClustering, Trace
     >>> A = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
     >>> GradientClustering(2).fit([Trace(A, np.ones((4, 1)))]).labels_
-    array([1, 1, 0, 0])
+    array([0, 0, 1, 1])
     """
 
     centers_: Centers

@@ -36,15 +36,21 @@ class Passes:
         for number, batch in enumerate(self._open()):
             self._check(batch, f"batch {number} of traces")
             stop = start + batch[0].n_examples
+            if self.n_examples is not None and stop > self.n_examples:
+                self._refuse_length(f"{stop} examples or more")
             yield slice(start, stop), batch
             start = stop
         if self.n_examples is None:
             self.n_examples = start
         elif start != self.n_examples:
-            raise ValueError(
-                f"traces yielded {start} examples in this pass but {self.n_examples} in the first; "
-                "every call must yield the same batches"
-            )
+            self._refuse_length(f"{start} examples")
+
+    def _refuse_length(self, found: str) -> None:
+        """Raise because a pass is not as long as the first."""
+        raise ValueError(
+            f"traces yielded {found} in this pass but {self.n_examples} in the first; "
+            "every call must yield the same batches"
+        )
 
     @property
     def blocks(self) -> list[tuple[int, int, int]]:

@@ -8,7 +8,7 @@ weighted A step
     ‖g_i‖² are given: they are constants of a fit, and Lloyd's argmin needs none.
 Lloyd iteration
     scikit-learn's own ``lloyd_iter_chunked_dense``, as ``KMeans`` calls it in its loop: distances, argmin,
-    and the sums from which the new centres come, on all its threads and BLAS on one.
+    and the sums from which the new centres come, on all its threads and BLAS on one (set outside the clock).
 Lloyd labels only
     the same with ``update_centers=False``: its A step alone.
 matrix product

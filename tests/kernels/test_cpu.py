@@ -1,0 +1,245 @@
+import numpy as np
+import pytest
+from gcref.validation import naive
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from gcref.kernels import cpu
+
+SETTINGS = settings(deadline=None, max_examples=25)
+
+shapes = st.fixed_dictionaries(
+    {
+        "N": st.integers(0, 9),
+        "T": st.integers(1, 4),
+        "I": st.integers(1, 6),
+        "O": st.integers(1, 5),
+        "K": st.integers(1, 4),
+        "seed": st.integers(0, 10**6),
+        "dtype": st.sampled_from(["float64", "float32"]),
+        "order": st.sampled_from("CF"),
+    }
+)
+
+
+def traces(shape, rng, N=None):
+    N = shape["N"] if N is None else N
+    arrays = (rng.standard_normal((N, shape["T"], shape[x])) for x in "IO")
+    return tuple(np.asarray(a, dtype=shape["dtype"], order=shape["order"]) for a in arrays)
+
+
+def assert_matches(got, want, dtype, terms):
+    """Equal but for rounding: a few eps of a product of standard normals for each of `terms` summands."""
+    tolerance = 20.0 * terms * np.finfo(dtype).eps
+    if dtype == "float64":
+        tolerance = max(tolerance, 1e-13)
+    scale = max(1.0, np.abs(want).max(initial=0.0))
+    assert got.dtype == np.float64
+    assert got.shape == want.shape
+    assert np.abs(got - want).max(initial=0.0) <= tolerance * scale
+
+
+@SETTINGS
+@given(shapes)
+def test_products_of_gradients_match_the_oracles(shape):
+    rng = np.random.default_rng(shape["seed"])
+    A, D = traces(shape, rng)
+    A2, D2 = traces(shape, rng, N=shape["N"] // 2)
+    c, d = (traces(shape | {"T": 1}, rng, N=shape["K"])[i][:, 0] for i in (0, 1))
+    terms, dtype = shape["T"] ** 2, shape["dtype"]
+    assert_matches(cpu.sq_norms(A, D), naive.sq_norms(A, D), "float64", terms)
+    assert_matches(cpu.gram(A, D, A2, D2), naive.gram(A, D, A2, D2), dtype, terms)
+    assert_matches(cpu.inner_products(A, D, c, d), naive.inner_products(A, D, c, d), dtype, terms)
+
+
+@SETTINGS
+@given(shapes, st.booleans())
+def test_second_moment_matches_the_oracle(shape, weighted):
+    rng = np.random.default_rng(shape["seed"])
+    A, D = traces(shape, rng)
+    weights = rng.integers(0, 4, shape["N"]) if weighted else None
+    got, want = cpu.second_moment(A, D, weights), naive.second_moment(A, D, weights)
+    assert_matches(got, want, "float64", shape["T"] ** 2)
+
+
+@pytest.mark.parametrize("T", [1, 2, 3])
+def test_second_moment_in_several_chunks(T, monkeypatch):
+    rng = np.random.default_rng(T)
+    A, D, w = rng.standard_normal((23, T, 4)), rng.standard_normal((23, T, 3)), rng.random(23)
+    whole = cpu.second_moment(A, D, w)
+    monkeypatch.setattr(cpu, "_CHUNK", 100)
+    assert_allclose(cpu.second_moment(A, D, w), whole, rtol=1e-12)
+    assert_allclose(whole, naive.second_moment(A, D, w), rtol=1e-12)
+
+
+@SETTINGS
+@given(shapes)
+def test_u_step_matches_the_oracle_also_with_empty_clusters(shape):
+    rng = np.random.default_rng(shape["seed"])
+    A, D = traces(shape, rng)
+    labels = rng.integers(0, shape["K"], shape["N"])
+    for function in ("center_sums", "u_step"):
+        got = getattr(cpu, function)(A, D, labels, shape["K"])
+        want = getattr(naive, function)(A, D, labels, shape["K"])
+        for g, w in zip(got, want, strict=True):
+            assert_matches(g, w, "float64", 10 * shape["T"])
+    X = A[:, 0]
+    sums = naive.grouped_sums(X.astype(float), labels, shape["K"])
+    assert_matches(cpu.grouped_sums(X, labels, shape["K"]), sums, "float64", 10)
+
+
+def test_mean_centers_of_a_convolution():
+    A = np.array([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
+    D = np.array([[[1.0], [10.0]], [[100.0], [1000.0]]])
+    c, d = cpu.u_step(A, D, np.array([0, 0]), 2)
+    assert_array_equal(c, [[4.0, 5.0], [0.0, 0.0]])
+    assert_array_equal(d, [[(11.0 + 1100.0) / 2], [0.0]])
+
+
+def test_float32_squares_are_summed_in_float64():
+    A = np.full((1, 1, 1 << 20), 0.1, dtype=np.float32)
+    D = np.full((1, 1, 1), 3.0, dtype=np.float32)
+    exact = 9.0 * (1 << 20) * float(np.float32(0.1)) ** 2
+    assert_allclose(cpu.sq_norms(A, D), [exact], rtol=1e-11)
+    moment = cpu.second_moment(
+        np.full((1 << 16, 1, 1), 0.1, np.float32), np.ones((1 << 16, 1, 1), np.float32)
+    )
+    assert_allclose(moment, [[(1 << 16) * float(np.float32(0.1)) ** 2]], rtol=1e-12)
+
+
+# --------------------------------------------------------------------------------------------------- A step
+
+
+def distances(rng, N, K):
+    """Products of integer gradients and centres, exact in float64 and rich in ties."""
+    G, C = rng.integers(-2, 3, (N, 3)).astype(float), rng.integers(-2, 3, (K, 3)).astype(float)
+    return (C**2).sum(1), G @ C.T, (G**2).sum(1)
+
+
+@SETTINGS
+@given(st.integers(0, 20), st.integers(1, 5), st.integers(0, 10**6), st.sampled_from("CF"))
+def test_a_steps_match_the_oracles(N, K, seed, layout):
+    rng = np.random.default_rng(seed)
+    cc, cg, gg = distances(rng, N, K)
+    cg = np.asarray(cg, order=layout)
+    sizes, order = rng.integers(1, 5, K), rng.permutation(N)
+    fixed, sequential = cpu.a_step_fixed(cc, cg, gg, sizes), cpu.a_step_sequential(cc, cg, gg, order)
+    assert fixed.dtype == sequential.dtype == np.int64
+    assert_array_equal(fixed, naive.a_step_fixed(cc, cg, gg, sizes))
+    assert_array_equal(sequential, naive.a_step_sequential(cc, cg, gg, order))
+    assert_array_equal(
+        cpu.spread_from_products(cc, cg, gg, fixed), naive.spread_from_products(cc, cg, gg, fixed)
+    )
+
+
+def test_ties_go_to_the_lowest_cluster():
+    cc, cg, gg = np.ones(3), np.zeros((4, 3)), np.ones(4)
+    assert_array_equal(cpu.a_step_fixed(cc, cg, gg, np.array([2, 1, 1])), [1, 1, 1, 1])
+    assert_array_equal(cpu.a_step_sequential(cc, cg, gg, np.array([3, 2, 1, 0])), [0, 2, 1, 0])
+
+
+def test_a_distance_rounded_below_zero_counts_as_zero():
+    # Cluster 0 is at distance 0, cluster 1 below it by rounding: a tie, not a win that N_k would enlarge.
+    cc, gg = np.array([1.0, 1.0]), np.array([1.0])
+    cg = np.array([[1.0, 1.0 + 1e-15]])
+    assert cpu.sq_distance(1.0, 1.0 + 1e-15, 1.0) == 0.0
+    assert_array_equal(cpu.a_step_fixed(cc, cg, gg, np.array([1, 5])), [0])
+    assert_array_equal(cpu.a_step_sequential(cc, cg, gg, np.array([0])), [0])
+
+
+def test_weighted_a_step_worked_by_hand():
+    # Six points on a line, centres 0 and 10. In order, with the cost (N_k + 1)(C_k − g)²:
+    #   0: 1·0   vs 1·100 → 0;   1: 2·1  vs 1·81 → 0;   2: 3·4 vs 1·64 → 0;   4: 4·16 = 64 vs 1·36 → 1;
+    #   9: 4·81  vs 2·1   → 1;  10: 4·100 vs 3·0 → 1.   Unweighted, the point 4 would have gone to 0.
+    g = np.array([[0.0], [1.0], [2.0], [4.0], [9.0], [10.0]])
+    C = np.array([[0.0], [10.0]])
+    products = (C**2).sum(1), g @ C.T, (g**2).sum(1)
+    assert_array_equal(cpu.a_step_sequential(*products, np.arange(6)), [0, 0, 0, 1, 1, 1])
+    # With sizes 1 and 4 held fixed: 4 costs 1·16 vs 4·36 → 0; 9 costs 1·81 vs 4·1 → 1.
+    assert_array_equal(cpu.a_step_fixed(*products, np.array([1, 4])), [0, 0, 0, 0, 1, 1])
+    # In reverse order cluster 1 fills first: 10, 9 → 1; 4: 1·16 vs 3·36 → 0; the rest → 0.
+    assert_array_equal(cpu.a_step_sequential(*products, np.arange(6)[::-1]), [0, 0, 0, 0, 1, 1])
+
+
+def test_spread_does_not_cancel():
+    G = 1e8 + np.array([[0.0, 1.0], [0.0, -1.0], [3.0, 0.0]])
+    labels, C = np.array([0, 0, 1]), 1e8 + np.array([[0.0, 0.0], [3.0, 0.0]])
+    assert_array_equal(cpu.spread(G, C, labels), [2.0, 0.0])
+
+
+@SETTINGS
+@given(shapes)
+def test_spread_matches_the_oracle(shape):
+    rng = np.random.default_rng(shape["seed"])
+    G, C = traces(shape | {"T": 1}, rng)[0][:, 0], rng.standard_normal((shape["K"], shape["I"]))
+    labels = rng.integers(0, shape["K"], shape["N"])
+    assert_matches(cpu.spread(G, C, labels), naive.spread(G, C, labels), "float64", shape["N"] + 1)
+
+
+# ------------------------------------------------------------------------------------------------- exchange
+
+
+def exchange_state(G, labels, K):
+    e = np.bincount(labels, weights=(G.astype(float) ** 2).sum(1), minlength=K)
+    return labels.copy(), np.bincount(labels, minlength=K), e, cpu.grouped_sums(G, labels, K)
+
+
+@SETTINGS
+@given(
+    st.integers(1, 4),
+    st.integers(0, 8),
+    st.integers(1, 4),
+    st.integers(0, 10**6),
+    st.sampled_from("CF"),
+    st.sampled_from(["float64", "float32"]),
+)
+def test_exchange_sweeps_match_the_oracle(K, more, d, seed, layout, dtype):
+    rng = np.random.default_rng(seed)
+    N = K + more
+    G = np.asarray(rng.standard_normal((N, d)), dtype=dtype, order=layout)
+    start, order = rng.permutation(N) % K, rng.permutation(N)
+    threshold = 1e-12 * N * (G.astype(float) ** 2).sum()
+    want, got = exchange_state(G, start, K), exchange_state(G, start, K)
+    moved = naive.exchange_sweep(G, order, *want, threshold)
+    assert cpu.exchange_sweep(G, order, *got, threshold) == moved
+    for g, w in zip(got, want, strict=True):
+        assert_allclose(g, w, atol=1e-10)
+
+    gram = G.astype(float) @ G.T.astype(float)
+    labels, sizes, e, s = exchange_state(G, start, K)
+    s_dot_g = np.asarray(G.astype(float) @ s.T, order="C")
+    assert cpu.exchange_sweep_gram(gram, order, labels, sizes, e, s_dot_g, threshold) == moved
+    assert_array_equal(labels, want[0])
+    assert_array_equal(sizes, want[1])
+    assert_allclose(e, want[2], atol=1e-10)
+    assert_allclose(s_dot_g, G.astype(float) @ want[3].T, atol=1e-9)
+    again = exchange_state(G, start, K)
+    naive_gram = (again[0], again[1], again[2], np.zeros((N, K)))
+    assert naive.exchange_sweep_gram(gram, order, *naive_gram, threshold) == moved
+    assert_array_equal(naive_gram[0], labels)
+    assert_allclose(naive_gram[3], s_dot_g, atol=1e-9)
+
+
+def test_exchange_moves_nobody_among_duplicates_and_empties_no_cluster():
+    G = np.full((6, 2), 0.1)
+    labels, sizes, e, s = exchange_state(G, np.array([0, 0, 0, 0, 1, 2]), 3)
+    assert cpu.exchange_sweep(G, np.arange(6), labels, sizes, e, s, 1e-12 * 6 * e.sum()) == 0
+    apart = np.array([[0.0], [1.0], [50.0]])
+    state = exchange_state(apart, np.array([0, 1, 1]), 2)
+    assert cpu.exchange_sweep(apart, np.arange(3), *state, 0.0) == 1
+    assert_array_equal(state[0], [0, 0, 1])
+    assert cpu.exchange_sweep(apart, np.arange(3), *state, 0.0) == 0
+
+
+def test_exchange_ties_go_to_the_lowest_cluster():
+    # Example 4 gains the same from clusters 1 and 2, both exact copies of each other.
+    G = np.array([[10.0], [10.0], [0.0], [0.0], [0.0]])
+    state = exchange_state(G, np.array([0, 0, 1, 2, 0]), 3)
+    assert cpu.exchange_sweep(G, np.array([4]), *state, 0.0) == 1
+    assert state[0][4] == 1
+
+
+def test_a_single_cluster_keeps_everybody():
+    G = np.arange(4.0)[:, None]
+    assert cpu.exchange_sweep(G, np.arange(4), *exchange_state(G, np.zeros(4, dtype=np.int64), 1), 0.0) == 0
