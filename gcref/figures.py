@@ -1,0 +1,394 @@
+"""The paper's figures of the random-features study (Figs. 4, 5, 8, 9), drawn from a results file's summary.
+
+A summary is a structured array with a row for each trajectory and method (`REQUIRED_FIELDS`). Each point of
+a figure is the mean over seeds, input dimensions and teachers; its error bar is one standard deviation
+either way with divisor n, as in the paper. A diverged trajectory, one with a number that is not finite, is
+left out of every method's points, and the figure says how many were.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import style
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from gcref.data import reference
+from gcref.panels import Curve, Marks, Panel, Points, draw, look
+
+__all__ = [
+    "FORMATS",
+    "REQUIRED_FIELDS",
+    "Points",
+    "aggregate",
+    "draw_all",
+    "figure4",
+    "figure5",
+    "figure8",
+    "figure9",
+    "left_out",
+    "undrawable",
+]
+
+_STATISTICS = ("variance", "normalized_variance")
+_AGGREGATES = ("mean70", "max70")
+_NUMBERS = tuple(f"{s}_{a}" for s in _STATISTICS for a in _AGGREGATES)
+REQUIRED_FIELDS = (
+    "trajectory",
+    "method",
+    "learning_rate",
+    "overparametrization",
+    "duplicate_fraction",
+    *_NUMBERS,
+)
+# Metadata that would carry the date, so that the same file gives the same bytes.
+FORMATS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+# Okabe and Ito's palette; black and greys are the paper's points.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00")
+_MORE_COLORS = ("#CC79A7", "#56B4E9", "#B8A900", "#7F3C8D", "#8C564B")
+_LABELS = {"sgb": "SG-B", "sg2b": "SG-2B", "svrg": "SVRG", "gc": "GC"}
+
+
+def aggregate(summary: NDArray[Any], statistic: str, aggregate: str, **filters: Any) -> Points:
+    """Mean and spread over trajectories of one number of the summary, at each h_s/N.
+
+    Parameters
+    ----------
+    summary : ndarray, structured, with the fields `REQUIRED_FIELDS`
+        Strings may be bytes or str.
+    statistic : {"variance", "normalized_variance"}
+    aggregate : {"mean70", "max70"}
+        Mean or maximum over the last 70 % of a trajectory's measurements.
+    **filters
+        Field names and the value a row must have, for example ``method="gc", learning_rate=0.01``.
+
+    Returns
+    -------
+    Points
+        ``x`` ascending; diverged trajectories are left out, and so is an ``x`` where nothing is left.
+
+    Raises
+    ------
+    ValueError
+        If the statistic, the aggregate or the name of a filter is unknown, or the summary lacks a field.
+    """
+    _check_choice("statistic", statistic, _STATISTICS)
+    _check_choice("aggregate", aggregate, _AGGREGATES)
+    _check_fields(summary)
+    rows = summary[_matches(summary, filters) & ~_diverged(summary)]
+    x, group = np.unique(rows["overparametrization"].astype(np.float64), return_inverse=True)
+    values = rows[f"{statistic}_{aggregate}"].astype(np.float64)
+    samples = [values[group == i] for i in range(len(x))]
+    return Points(
+        x,
+        np.array([s.mean() for s in samples], dtype=np.float64),
+        np.array([s.std() for s in samples], dtype=np.float64),
+        np.array([s.size for s in samples], dtype=np.int64),
+    )
+
+
+def left_out(summary: NDArray[Any], **filters: Any) -> int:
+    """Count the diverged trajectories among the rows that match the filters."""
+    _check_fields(summary)
+    rows = _matches(summary, filters) & _diverged(summary)
+    return len(np.unique(_text(summary["trajectory"][rows])))
+
+
+def figure4(summary: NDArray[Any], reference: NDArray[Any] | None = None) -> Figure:
+    """Fig. 4: maximum variance against over-parametrization.
+
+    Parameters
+    ----------
+    summary : ndarray, structured, with the fields `REQUIRED_FIELDS`
+    reference : ndarray, structured, optional
+        The paper's own points, from `gcref.data.reference()`; drawn where a curve of the figure has any.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        (a) SG-B at every learning rate; (b), (c) all methods at the learning rates 0.01 and 0.1, or at other
+        rates of the file, the largest first, where it lacks these.
+
+    Raises
+    ------
+    ValueError
+        If the summary lacks a field, has no row without duplicates, or has only diverged trajectories there.
+    """
+    return _rate_figure(summary, reference, "Fig. 4", "variance", "max70")
+
+
+def figure5(summary: NDArray[Any], reference: NDArray[Any] | None = None) -> Figure:
+    """Fig. 5: maximum normalized variance, with a line at 1; all else as in `figure4`."""
+    return _rate_figure(summary, reference, "Fig. 5", "normalized_variance", "max70")
+
+
+def figure9(summary: NDArray[Any], reference: NDArray[Any] | None = None) -> Figure:
+    """Fig. 9: mean variance; parameters, panels and errors as in `figure4`."""
+    return _rate_figure(summary, reference, "Fig. 9", "variance", "mean70")
+
+
+def figure8(summary: NDArray[Any], reference: NDArray[Any] | None = None) -> Figure:
+    """Fig. 8: maximum variance when 10, 50 and 90 % of the training set are duplicates.
+
+    The learning rate is 0.01, or the largest with duplicates where the file lacks it; where it lacks one of
+    the three shares, others of the file take its place, the largest first. All else as in `figure4`.
+    """
+    _check_drawable(summary, "Fig. 8")
+    duplicated = summary[_matches(summary, {"duplicate_fraction": 0.0}, invert=True)]
+    (rate,) = _choose(duplicated["learning_rate"], (0.01,), 1)
+    at_rate = duplicated[_matches(duplicated, {"learning_rate": rate})]
+    panels = [
+        _method_panel(
+            summary,
+            reference,
+            f"({letter}) {100 * share:g} % duplicates, learning rate {rate:g}",
+            ("variance", "max70"),
+            {"learning_rate": rate, "duplicate_fraction": share},
+        )
+        for letter, share in zip(
+            "abc", _choose(at_rate["duplicate_fraction"], (0.1, 0.5, 0.9), 3), strict=False
+        )
+    ]
+    return _draw(panels, "Fig. 8", ("variance", "max70"))
+
+
+_FIGURES: dict[str, Callable[..., Figure]] = {
+    "Fig. 4": figure4,
+    "Fig. 5": figure5,
+    "Fig. 8": figure8,
+    "Fig. 9": figure9,
+}
+
+
+def undrawable(summary: NDArray[Any]) -> dict[str, str]:
+    """Name the figures this summary has no data for ("Fig. 8"), each with the reason in words."""
+    _check_fields(summary)
+    finite = ~_diverged(summary)
+    reasons = {}
+    for name in _FIGURES:
+        duplicates = name == "Fig. 8"
+        rows = _matches(summary, {"duplicate_fraction": 0.0}, invert=duplicates)
+        kind = "with" if duplicates else "without"
+        if not rows.any():
+            reasons[name] = f"the file has no trajectory {kind} duplicates"
+        elif not (rows & finite).any():
+            reasons[name] = f"every trajectory {kind} duplicates diverged"
+    return reasons
+
+
+def draw_all(
+    summary: NDArray[Any],
+    out: Path,
+    formats: Sequence[str] = ("png", "svg"),
+    overwrite: bool = False,
+    paper: bool = True,
+) -> list[Path]:
+    """Draw every figure the summary has data for; `undrawable` names the others.
+
+    Parameters
+    ----------
+    summary : ndarray, structured, with the fields `REQUIRED_FIELDS`
+    out : Path
+        The folder for ``figure4.png`` and its like; made if its parent exists.
+    formats : sequence of {"png", "svg", "pdf"}
+    overwrite : bool
+        Whether files that are already there may be replaced.
+    paper : bool
+        Whether to overlay the paper's own points.
+
+    Returns
+    -------
+    list of Path
+        The files written. The same summary gives the same bytes, whatever the user's matplotlib settings.
+
+    Raises
+    ------
+    ValueError
+        If a format is unknown, the summary lacks a field, or it has data for no figure.
+    FileExistsError
+        If a file is already there and `overwrite` is false; nothing is written then.
+    FileNotFoundError, NotADirectoryError
+        If the parent of `out` is missing, or `out` is a file.
+    """
+    if not formats:
+        raise ValueError(f"formats must name at least one of {', '.join(FORMATS)}, got none")
+    for name in formats:
+        _check_choice("formats", name, tuple(FORMATS))
+    reasons = undrawable(summary)
+    names = [name for name in _FIGURES if name not in reasons]
+    if not names:
+        raise ValueError(f"summary has data for no figure: {'; '.join(dict.fromkeys(reasons.values()))}")
+    targets = {name: [out / f"figure{name[-1]}.{f}" for f in dict.fromkeys(formats)] for name in names}
+    _make_room([path for paths in targets.values() for path in paths], out, overwrite)
+    points = reference() if paper else None
+    with style.context(["default", {"svg.hashsalt": "gcref"}]):
+        for name, paths in targets.items():
+            figure = _FIGURES[name](summary, points)
+            for path in paths:
+                figure.savefig(path, dpi=150, metadata=FORMATS[path.suffix[1:]])
+    return [path for paths in targets.values() for path in paths]
+
+
+def _make_room(paths: list[Path], out: Path, overwrite: bool) -> None:
+    """Make the folder, unless that or a file in it stands in the way."""
+    there = [path.name for path in paths if path.exists()]
+    if there and not overwrite:
+        raise FileExistsError(f"{out} already has {', '.join(there)}")
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is not a folder")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"the folder {out.parent} does not exist")
+    out.mkdir(exist_ok=True)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_fields(summary: NDArray[Any]) -> None:
+    """Refuse what is not a summary table."""
+    have = getattr(getattr(summary, "dtype", None), "names", None) or ()
+    missing = [name for name in REQUIRED_FIELDS if name not in have]
+    if missing:
+        raise ValueError(f"summary must be a structured array; it lacks the fields {', '.join(missing)}")
+
+
+def _check_drawable(summary: NDArray[Any], name: str) -> None:
+    reason = undrawable(summary).get(name)
+    if reason is not None:
+        raise ValueError(f"summary cannot give {name}: {reason}")
+
+
+def _text(column: NDArray[Any]) -> NDArray[np.str_]:
+    """Strings of a column, which HDF5 readers give as bytes or as str."""
+    return np.array([s.decode() if isinstance(s, bytes) else str(s) for s in column], dtype=np.str_)
+
+
+def _matches(rows: NDArray[Any], filters: dict[str, Any], invert: bool = False) -> NDArray[np.bool_]:
+    """Rows whose fields have the values asked for (numbers up to rounding), or the other rows."""
+    match = np.ones(len(rows), dtype=np.bool_)
+    for name, value in filters.items():
+        if name not in (rows.dtype.names or ()):
+            raise ValueError(
+                f"filters must name fields of the table ({', '.join(rows.dtype.names or ())}), got {name!r}"
+            )
+        if isinstance(value, str):
+            match &= _text(rows[name]) == value
+        else:
+            match &= np.isclose(rows[name], value, rtol=1e-9, atol=0.0)
+    return ~match if invert else match
+
+
+def _diverged(summary: NDArray[Any]) -> NDArray[np.bool_]:
+    """Rows of trajectories with a number that is not finite, whichever method's row has it."""
+    finite = np.all([np.isfinite(summary[name]) for name in _NUMBERS], axis=0)
+    trajectory = _text(summary["trajectory"])
+    return np.isin(trajectory, trajectory[~finite])
+
+
+def _choose(column: NDArray[Any], preferred: tuple[float, ...], count: int) -> list[float]:
+    """At most `count` values of the column, ascending: the preferred ones it has, then its largest."""
+    values = [float(v) for v in np.unique(column)]
+    chosen = [v for v in values if np.isclose(v, preferred).any()]
+    chosen += [v for v in reversed(values) if v not in chosen]
+    return sorted(chosen[:count])
+
+
+def _methods(rows: NDArray[Any]) -> list[str]:
+    """Methods of the table: the paper's four in its order, then further ones by name."""
+    present = {str(m) for m in _text(rows["method"])}
+    return [m for m in _LABELS if m in present] + sorted(present - set(_LABELS))
+
+
+def _paper_marks(
+    reference: NDArray[Any] | None, kind: tuple[str, str], filters: dict[str, Any]
+) -> Marks | None:
+    """Pick the paper's points of one curve, if there are any."""
+    if reference is None:
+        return None
+    rows = reference[_matches(reference, {"statistic": kind[0], "aggregate": kind[1], **filters})]
+    rows = rows[np.argsort(rows["overparametrization"])]
+    return (
+        Marks(rows["overparametrization"], rows["value"], rows["err_low"], rows["err_high"])
+        if len(rows)
+        else None
+    )
+
+
+def _curve(
+    summary: NDArray[Any], reference: NDArray[Any] | None, kind: tuple[str, str], filters: dict[str, Any]
+) -> tuple[Points, Marks | None]:
+    """Gather our points and the paper's for one curve."""
+    return aggregate(summary, *kind, **filters), _paper_marks(reference, kind, filters)
+
+
+def _method_panel(
+    summary: NDArray[Any],
+    reference: NDArray[Any] | None,
+    title: str,
+    kind: tuple[str, str],
+    filters: dict[str, Any],
+) -> Panel:
+    """One curve a method; a method keeps its colour, marker and dashes in every panel."""
+    looks = dict(zip(_LABELS, _COLORS, strict=True))
+    further = [method for method in _methods(summary) if method not in looks]
+    looks.update(zip(further, itertools.cycle(_MORE_COLORS)))
+    curves = []
+    for i, (method, color) in enumerate(looks.items()):
+        points, paper = _curve(summary, reference, kind, {**filters, "method": method})
+        if points.x.size:
+            curves.append(Curve(_LABELS.get(method, method), look(color, i), points, paper))
+    return Panel(title, curves, left_out(summary, **filters))
+
+
+def _rate_panel(summary: NDArray[Any], reference: NDArray[Any] | None, kind: tuple[str, str]) -> Panel:
+    """One curve a learning rate, pale to dark: SG-B's, or the first method's if the file has no SG-B."""
+    method = _methods(summary)[0]
+    filters = {"duplicate_fraction": 0.0, "method": method}
+    rates = np.unique(summary["learning_rate"])
+    pale, dark = np.array(to_rgb("#8EC6EA")), np.array(to_rgb("#003050"))
+    curves = []
+    for i, (rate, pallor) in enumerate(zip(rates, np.linspace(0.0, 1.0, len(rates))[::-1], strict=True)):
+        color = tuple(pallor * pale + (1.0 - pallor) * dark)
+        points, paper = _curve(summary, reference, kind, {**filters, "learning_rate": float(rate)})
+        curves.append(Curve(f"rate {rate:g}", look(color, i), points, paper))
+    return Panel(
+        f"(a) {_LABELS.get(method, method)}, every learning rate", curves, left_out(summary, **filters)
+    )
+
+
+def _rate_figure(
+    summary: NDArray[Any], reference: NDArray[Any] | None, name: str, statistic: str, aggregate: str
+) -> Figure:
+    """Figs. 4, 5 and 9: one method at every learning rate, then every method at two of them."""
+    _check_drawable(summary, name)
+    kind = (statistic, aggregate)
+    plain = summary[_matches(summary, {"duplicate_fraction": 0.0})]
+    panels = [_rate_panel(plain, reference, kind)]
+    for letter, rate in zip("bc", _choose(plain["learning_rate"], (0.01, 0.1), 2), strict=False):
+        filters = {"learning_rate": rate, "duplicate_fraction": 0.0}
+        title = f"({letter}) every method, learning rate {rate:g}"
+        panels.append(_method_panel(plain, reference, title, kind, filters))
+    return _draw(panels, name, kind)
+
+
+def _draw(panels: list[Panel], name: str, kind: tuple[str, str]) -> Figure:
+    """Put the words to the panels."""
+    statistic, aggregate = kind
+    which = {"mean70": "mean", "max70": "maximum"}[aggregate]
+    normalized = statistic == "normalized_variance"
+    quantity = "normalized variance" if normalized else "average variance"
+    unit = "variance / second moment, no unit" if normalized else "per coordinate, squared gradient units"
+    note = ""
+    if normalized and any(curve.paper is not None for panel in panels for curve in panel.curves):
+        note = (
+            "The paper's are raw Monte Carlo ratios (10 draws), which can exceed 1; the exact ratio cannot."
+        )
+    heading = f"{name}. Random features: {quantity}, {which} over the last 70 % of the measurements"
+    return draw(panels, heading, f"{quantity}, {which}\n({unit})", not normalized, note)
