@@ -50,6 +50,11 @@ def _axis(flag: str, kind: click.ParamType, default: str, text: str, *more: str)
 @click.option("--weight-decay", type=float, show_default="0.0001", help="Weight decay.")
 @click.option("--head", type=click.Choice(["softmax", "logistic"]), show_default="softmax", help="The student's loss.")
 @click.option(
+    "--student-init", type=click.Choice(["published", "unit", "uniform"]), show_default="published",
+    help="Norms of the student's features and first weights: 1 (the paper's text), uniform in ±1/√fan-in, or as each "
+    "published figure was run: uniform with duplicates (Fig. 8), else unit.",
+)  # fmt: skip
+@click.option(
     "--precision", type=click.Choice(["float32", "float64"]), show_default="float32",
     help="Of the teacher's product (labels only); training and statistics are always float64.",
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,7 @@ class Sweep:
     batch_size: int = 10
     student_hidden: int = 1000
     head: str = "softmax"
+    student_init: str = "published"
     weight_decay: float = 1e-4
     iterations: int = 5000
     measure_every: int = 100
@@ -68,11 +70,12 @@ class Sweep:
     @classmethod
     def from_json(cls, text: str) -> "Sweep":
         """Read back what `to_json` wrote; unknown or missing fields are a ValueError."""
-        values = json.loads(text)
+        values: Any = json.loads(text)
         if not isinstance(values, dict) or values.pop("schema", None) != "rf-sweep/1":
             raise ValueError("config is not that of a random-features sweep (schema rf-sweep/1)")
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**fields)
         except TypeError as error:
             raise ValueError(f"config has wrong fields: {error}") from None
 
@@ -91,6 +94,17 @@ class Sweep:
             self.learning_rate,
         )
         return [Spec(lr, ratio, i, h, seed, dup) for seed, i, h, ratio, dup, lr in grid]
+
+    def init_of(self, spec: Spec) -> str:
+        """How the student of a trajectory starts: features and weights of "unit" norm, or "uniform".
+
+        The paper's text, and its Figs. 4, 5 and 9, have unit norms. Its Fig. 8 was run by a later version of the
+        authors' code whose normalisation has no effect, which leaves their framework's default: uniform in ±1/√fan-in,
+        norms of about 1/√3. "published" follows each figure.
+        """
+        if self.student_init != "published":
+            return self.student_init
+        return "uniform" if spec.duplicate_fraction else "unit"
 
     @property
     def points(self) -> range:
@@ -141,6 +155,7 @@ def _check_protocol(sweep: Sweep) -> None:
             )
     for name, allowed in (
         ("head", ("softmax", "logistic")),
+        ("student_init", ("published", "unit", "uniform")),
         ("precision", ("float32", "float64")),
         ("snapshots", ("refresh", "all")),
     ):

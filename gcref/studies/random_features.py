@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gcref import store
 from gcref.clustering.low_rank import GradientClustering
+from gcref.engine.layers import Linear
 from gcref.engine.models import initialise_head
 from gcref.engine.trace import Trace
 from gcref.kernels.random_features import moments, residuals_and_losses, sgd_steps
@@ -24,13 +25,23 @@ Array = NDArray[np.float64]
 # One trajectory
 
 
+def initial_theta(sweep: Sweep, spec: Spec) -> Array:
+    """Draw the trained layer's start, (h_s + 1, O), the bias in the last row."""
+    n_outputs = 2 if sweep.head == "softmax" else 1
+    rng = teacher.stream(spec.seed, "student initialisation", spec.input_dim, sweep.student_hidden)
+    if sweep.init_of(spec) == "unit":
+        theta = initialise_head(rng, sweep.student_hidden, n_outputs)
+    else:
+        (theta,) = Linear(sweep.student_hidden, n_outputs).initialise(rng)
+    return theta.astype(np.float64)
+
+
 class _Student:
     """The trained layer as one vector w (softmax: w₁ − w₀), and the way back to the network's theta (I, O)."""
 
-    def __init__(self, sweep: Sweep, seed: int, input_dim: int):
+    def __init__(self, sweep: Sweep, spec: Spec):
         n_outputs = 2 if sweep.head == "softmax" else 1
-        rng = teacher.stream(seed, "student initialisation", input_dim, sweep.student_hidden)
-        theta = initialise_head(rng, sweep.student_hidden, n_outputs)
+        theta = initial_theta(sweep, spec)
         self.w: Array = theta[:, -1] - theta[:, 0] if n_outputs == 2 else theta[:, 0].copy()
         # The gradients of the two classes are opposite, so their sum feels nothing but the weight decay.
         self._sum: Array | None = theta.sum(axis=1) if n_outputs == 2 else None
@@ -139,7 +150,7 @@ def run_trajectory(
         trajectory diverges its series hold NaN.
     """
     start = time.perf_counter()
-    student = _Student(sweep, spec.seed, spec.input_dim)
+    student = _Student(sweep, spec)
     measurement = _Measurement(sweep, spec, features, targets)
     batches = teacher.batch_order(spec.seed, len(targets), sweep.batch_size, sweep.iterations)
     names = ["train_loss", "train_accuracy", "noise_scale"]
@@ -163,6 +174,7 @@ def run_trajectory(
             measurement.refresh(student)
     attrs = asdict(spec) | {
         "n_train": len(targets),
+        "student_init": sweep.init_of(spec),
         "status": status,
         "seconds": time.perf_counter() - start,
     }
@@ -197,20 +209,23 @@ def _snapshot(iteration: int, student: _Student, measurement: _Measurement) -> d
 def datasets(sweep: Sweep, specs: Sequence[Spec]) -> Iterator[tuple[Spec, Array, NDArray[np.int8]]]:
     """Yield each spec with its features (N, I) and labels (N,), sharing what specs of one (seed, input_dim) can.
 
-    `specs` must agree in seed and input_dim. The teacher's outputs are computed once a teacher, for the largest N.
+    `specs` must agree in seed and input_dim. The teacher's outputs are computed once a teacher, the student's features
+    once a way to start, for the largest N.
     """
     seed, input_dim = specs[0].seed, specs[0].input_dim
     sizes = {spec: teacher.n_train(spec.overparametrization, sweep.student_hidden) for spec in specs}
     x = teacher.draw_inputs(seed, input_dim, max(sizes.values()))
-    features = teacher.student_features(seed, x, sweep.student_hidden)
-    for hidden in dict.fromkeys(spec.teacher_hidden for spec in specs):
-        mine = [spec for spec in specs if spec.teacher_hidden == hidden]
-        n_rows = -(-max(sizes[spec] for spec in mine) // teacher.BLOCK_ROWS) * teacher.BLOCK_ROWS
-        outputs = teacher.teacher_outputs(seed, x[:n_rows], hidden, sweep.precision)
-        for spec in mine:
+    outputs: dict[int, Array] = {}
+    for init in dict.fromkeys(sweep.init_of(spec) for spec in specs):
+        features = teacher.student_features(seed, x, sweep.student_hidden, init)
+        for spec in sorted(specs, key=lambda spec: spec.teacher_hidden):
+            if sweep.init_of(spec) != init:
+                continue
+            if spec.teacher_hidden not in outputs:
+                outputs[spec.teacher_hidden] = teacher.teacher_outputs(seed, x, spec.teacher_hidden, sweep.precision)
             n = sizes[spec]
             rows = teacher.duplicated_rows(n, spec.duplicate_fraction)
-            targets = teacher.labels_of(outputs[:n])[rows]
+            targets = teacher.labels_of(outputs[spec.teacher_hidden][:n])[rows]
             yield spec, features[:n] if spec.duplicate_fraction == 0 else features[rows], targets
 
 

@@ -12,7 +12,7 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_ROWS = 500
+BLOCK_ROWS = 1000
 BLOCK_HIDDEN = 1000
 N_DUPLICATED = 5  # "there are 5 data points that are repeated equally" (caption of Fig. 8)
 
@@ -78,11 +78,20 @@ def teacher_outputs(
     return f
 
 
-def student_features(seed: int, x: NDArray[np.float32], n_hidden: int) -> NDArray[np.float64]:
-    """Compute φ(x) = [relu(x·θ_h / ‖θ_h‖) for h = 1…n_hidden, 1] in float64, (rows, n_hidden + 1)."""
+def student_features(
+    seed: int, x: NDArray[np.float32], n_hidden: int, init: str = "unit"
+) -> NDArray[np.float64]:
+    """Compute φ(x) = [relu(x·θ_h) for h = 1…n_hidden, 1] in float64, (rows, n_hidden + 1).
+
+    `init` "unit": θ_h ~ N(0, I) scaled to norm 1; "uniform": uniform in ±1/√input_dim, of norm about 1/√3.
+    """
     n_rows, input_dim = x.shape
-    theta = stream(seed, "student features", input_dim, n_hidden).standard_normal((n_hidden, input_dim))
-    theta /= np.sqrt(np.einsum("hi,hi->h", theta, theta))[:, None]
+    rng = stream(seed, "student features", input_dim, n_hidden)
+    if init == "unit":
+        theta = rng.standard_normal((n_hidden, input_dim))
+        theta /= np.sqrt(np.einsum("hi,hi->h", theta, theta))[:, None]
+    else:
+        theta = rng.uniform(-1.0, 1.0, (n_hidden, input_dim)) / np.sqrt(input_dim)
     features = np.ones((n_rows, n_hidden + 1))
     for row in range(0, n_rows, BLOCK_ROWS):
         z = x[row : row + BLOCK_ROWS].astype(np.float64) @ theta.T
