@@ -1,0 +1,82 @@
+"""The house stays as it is drawn in CONTRIBUTING: who may import whom, and what is kept out."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("gcref", "cli", "validation", "data")
+INSTALLED = {"gcref.cli": "cli", "gcref.validation": "validation", "gcref.data": "data"}
+# A module may import modules of its own height or lower.
+HEIGHT = {
+    "gcref/kernels": 0,
+    "data": 0,
+    "gcref/store": 0,
+    "gcref/executor": 0,
+    "gcref/engine": 1,
+    "gcref/clustering": 2,
+    "gcref/estimators": 3,
+    "gcref/variance": 4,
+    "gcref/figures": 4,
+    "gcref/panels": 4,
+    "gcref/studies": 5,
+    "validation": 6,
+    "cli": 7,
+}
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def room(name: str) -> str | None:
+    """The room of a path or dotted module, the most particular that matches."""
+    for dotted, folder in INSTALLED.items():
+        if name == dotted or name.startswith(dotted + "."):
+            name = folder + name[len(dotted) :]
+    name = name.replace(".", "/")
+    hits = [key for key in HEIGHT if name == key or name.startswith(key + "/")]
+    return max(hits, key=len, default=None)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, wherever in the file; none is imported relatively."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_room_knows_the_house() -> None:
+    assert room("gcref.clustering.exact") == "gcref/clustering"
+    assert room("gcref.cli.rf_sweep") == "cli"
+    assert room("gcref/variance") == "gcref/variance"
+    assert room("numpy") is None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_room_imports_only_rooms_to_its_left(path: Path) -> None:
+    here = room(path.relative_to(ROOT).with_suffix("").as_posix())
+    for module in imports(path):
+        there = room(module)
+        if here is not None and there is not None:
+            assert HEIGHT[there] <= HEIGHT[here], f"{path} imports {module}, a room above its own"
+        if module.split(".")[0] == "numba":
+            assert path.name == "jit.py", f"{path} imports numba; only gcref/kernels/jit.py may"
+        if module.split(".")[0] in {"torch", "sklearn"}:
+            assert here == "validation", f"{path} imports {module}; the package itself may not"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_file_can_be_read_in_one_sitting(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 400, f"{path} has {text.count(chr(10))} lines"
+    assert "pickle.load" not in text
+    assert "allow_pickle=True" not in text
+
+
+def test_oracles_owe_nothing_to_the_package() -> None:
+    for path in (ROOT / "validation").glob("naive*.py"):
+        assert {module.split(".")[0] for module in imports(path)} <= {"numpy"}, path
