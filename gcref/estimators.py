@@ -1,17 +1,17 @@
 """Estimators of the full gradient: SG-B, SVRG and Gradient Clustering's stratified sampling (Eq. 1).
 
-All are unbiased, and all are one thing to `gcref.variance`: strata of examples, from each of which some are drawn, and
-a gradient that example i contributes when it is drawn.
+All are unbiased, and all are one thing to `gcref.variance`: strata of examples, from each of which some are
+drawn, and a gradient that example i contributes when it is drawn.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gcref.clustering.base import check_integer
 from gcref.engine.network import Network
 from gcref.engine.trace import Array, Trace, difference
 
@@ -22,10 +22,12 @@ class Data(Protocol):
     """A data set as estimators see it: inputs x, (N, …), and labels y, (N,)."""
 
     @property
-    def x(self) -> NDArray: ...
+    def x(self) -> NDArray:
+        """The inputs."""
 
     @property
-    def y(self) -> NDArray: ...
+    def y(self) -> NDArray:
+        """The labels."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ class Estimator(Protocol):
         """Draw one estimate of the full gradient, shape (d,)."""
 
     def strata(self, ds: Data) -> list[Stratum]:
-        """The strata, which together hold every example once."""
+        """Return the strata, which together hold every example once."""
 
     def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:
-        """Traces of what each of the examples contributes when drawn."""
+        """Return traces of what each of the examples contributes when drawn."""
 
 
 class MiniBatch:
@@ -76,8 +78,8 @@ class MiniBatch:
     batch_size : int
         B.
     replacement : bool, default False
-        Whether the examples of a batch are drawn independently. Without replacement, as in a shuffled epoch, the
-        variance is (N − B)/(N − 1) times that with.
+        Whether the examples of a batch are drawn independently. Without replacement, as in a shuffled epoch,
+        the variance is (N − B)/(N − 1) times that with.
 
     Raises
     ------
@@ -88,8 +90,7 @@ class MiniBatch:
     plain = True
 
     def __init__(self, batch_size: int, replacement: bool = False) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-            raise ValueError(f"batch_size={batch_size!r}; an integer of at least 1 is expected")
+        check_integer("batch_size", batch_size, 1)
         self.batch_size = int(batch_size)
         self.replacement = bool(replacement)
 
@@ -112,12 +113,12 @@ class MiniBatch:
         return net.gradient(ds.x[batch], ds.y[batch])[1]
 
     def strata(self, ds: Data) -> list[Stratum]:
-        """One stratum, the data set, with B draws."""
+        """Return one stratum, the data set, with B draws."""
         self._check(ds)
         return [Stratum(np.arange(len(ds.y)), self.batch_size, self.replacement)]
 
     def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:
-        """Traces of g_i(θ)."""
+        """Return traces of g_i(θ)."""
         return net.traces(ds.x[indices], ds.y[indices])[1]
 
     def _draw(self, ds: Data, rng: np.random.Generator) -> NDArray[np.intp]:
@@ -136,7 +137,7 @@ class MiniBatch:
 
 
 class SVRG(MiniBatch):
-    """SVRG: a mini-batch of g_i(θ) − g_i(θ̃), plus the full gradient at the snapshot θ̃ (Johnson and Zhang, 2013).
+    """SVRG (Johnson and Zhang, 2013): a mini-batch of g_i(θ) − g_i(θ̃), plus the full gradient at θ̃.
 
     Parameters
     ----------
@@ -171,14 +172,14 @@ class SVRG(MiniBatch):
         return self
 
     def sample(self, net: Network, ds: Data, rng: np.random.Generator) -> Array:
-        """Draw a mini-batch and return its mean of g_i(θ) − g_i(θ̃) plus the full gradient at θ̃, shape (d,)."""
+        """Draw a mini-batch; return its mean of g_i(θ) − g_i(θ̃) plus the full gradient at θ̃, shape (d,)."""
         self._check_prepared()
         batch = self._draw(ds, rng)
         x, y = ds.x[batch], ds.y[batch]
         return net.gradient(x, y)[1] - self._reference.gradient(x, y)[1] + self.gradient_
 
     def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:
-        """Traces of g_i(θ) − g_i(θ̃)."""
+        """Return traces of g_i(θ) − g_i(θ̃)."""
         self._check_prepared()
         x, y = ds.x[indices], ds.y[indices]
         return difference(net.traces(x, y)[1], self._reference.traces(x, y)[1])
@@ -195,40 +196,44 @@ class Stratified:
     Parameters
     ----------
     clustering : clusterer or array_like of int, shape (N,)
-        A clusterer, which `prepare` fits to the traces of the data set, batch by batch; or labels from anywhere, such
-        as classes or another framework's clusters.
+        A clusterer, which `prepare` fits to the traces of the data set, batch by batch; or labels from
+        anywhere, such as classes or another framework's clusters.
 
     Attributes
     ----------
     labels_ : ndarray of int, shape (N,)
-        The labels in force.
+        A read-only copy of the labels in force.
 
     Raises
     ------
     ValueError
-        If the labels are not a vector of integers of at least 0; when used, if their number is not N or nothing has
-        been fitted. Labels that no example has are no stratum.
+        If the labels are not a vector of integers of at least 0; when used, if their number is not N or
+        nothing has been fitted. Labels that no example has are no stratum.
     """
 
     plain = True
-    labels_: NDArray[np.intp]
 
     def __init__(self, clustering: Any) -> None:
         self.clustering = clustering if hasattr(clustering, "fit") else None
         if self.clustering is None:
-            self.labels_ = _read_labels(clustering)
+            self._take(clustering)
 
     def __repr__(self) -> str:
         inside = self.clustering if self.clustering is not None else f"labels of {len(self.labels_)} examples"
         return f"Stratified({inside})"
 
+    @property
+    def labels_(self) -> NDArray[np.intp]:
+        """The labels in force, shape (N,)."""
+        return self._labels
+
     def prepare(self, net: Network, ds: Data) -> "Stratified":
-        """Fit the clusterer to the per-example gradients at the present parameters; given labels stay. Returns self."""
+        """Fit the clusterer to the gradients at the present parameters; given labels stay. Returns self."""
         if self.clustering is not None:
             estimator = MiniBatch(1)
             everything = np.arange(len(ds.y))
             fitted = self.clustering.fit(lambda: chunks(estimator, net, ds, everything))
-            self.labels_ = _read_labels(fitted.labels_)
+            self._take(fitted.labels_)
         return self
 
     def sample(self, net: Network, ds: Data, rng: np.random.Generator) -> Array:
@@ -239,30 +244,34 @@ class Stratified:
         return net.gradient(ds.x[chosen], ds.y[chosen], weights)[1]
 
     def strata(self, ds: Data) -> list[Stratum]:
-        """One stratum a cluster, with one draw."""
+        """Return one stratum a cluster, with one draw."""
         if not hasattr(self, "labels_"):
             raise ValueError("Stratified has no labels yet; call prepare(net, ds) first")
         if len(self.labels_) != len(ds.y):
-            raise ValueError(f"the labels are those of {len(self.labels_)} examples; the data set has {len(ds.y)}")
-        order = np.argsort(self.labels_, kind="stable")
-        sizes = np.bincount(self.labels_)
-        return [Stratum(group, 1, False) for group in np.split(order, np.cumsum(sizes)[:-1]) if len(group)]
+            raise ValueError(
+                f"clustering gives labels of {len(self.labels_)} examples; the data set has {len(ds.y)}"
+            )
+        return [Stratum(group, 1, False) for group in self._groups]
 
     def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:
-        """Traces of g_i(θ)."""
+        """Return traces of g_i(θ)."""
         return net.traces(ds.x[indices], ds.y[indices])[1]
 
+    def _take(self, labels: ArrayLike) -> None:
+        """Check and keep labels, and group the examples by them once, since every draw needs the groups."""
+        self._labels = _read_labels(labels)
+        _, sizes = np.unique(self._labels, return_counts=True)
+        self._groups = np.split(np.argsort(self._labels, kind="stable"), np.cumsum(sizes)[:-1])
 
-def chunks(
-    estimator: Estimator, net: Network, ds: Data, indices: NDArray[np.intp], size: int = CHUNK
-) -> Iterator[list[Trace]]:
-    """Yield the traces of `indices`, in order, at most `size` examples at a time."""
-    for start in range(0, len(indices), size):
-        yield estimator.traces(net, ds, indices[start : start + size])
+
+def chunks(estimator: Estimator, net: Network, ds: Data, indices: NDArray[np.intp]) -> Iterator[list[Trace]]:
+    """Yield the traces of `indices`, in order, at most `CHUNK` examples at a time."""
+    for start in range(0, len(indices), CHUNK):
+        yield estimator.traces(net, ds, indices[start : start + CHUNK])
 
 
 def full_gradient(net: Network, ds: Data) -> Array:
-    """The gradient of the mean loss over the data set, (d,), summed in float64 batch by batch."""
+    """Return the gradient of the mean loss over the data set, (d,), summed in float64 batch by batch."""
     n = len(ds.y)
     total = np.zeros(net.n_parameters)
     for start in range(0, n, CHUNK):
@@ -272,11 +281,16 @@ def full_gradient(net: Network, ds: Data) -> Array:
 
 
 def _read_labels(labels: ArrayLike) -> NDArray[np.intp]:
-    """Check labels: a vector of integers, 0 or more."""
+    """Copy labels into a read-only vector; raise unless they are integers of at least 0."""
     found = np.asarray(labels)
-    if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) == 0 or found.min() < 0:
+    if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) == 0:
         raise ValueError(
-            f"labels of shape {found.shape} and dtype {found.dtype}; a vector of integers of at least 0 is expected "
-            "(or a clusterer with a fit method)"
+            f"clustering has shape {found.shape} and dtype {found.dtype}; a vector of integer labels, or a "
+            "clusterer with a fit method, is expected"
         )
-    return found.astype(np.intp)
+    if found.min() < 0:
+        where = int(np.argmin(found))
+        raise ValueError(f"clustering has the label {found[where]} at {where}; labels start at 0")
+    copied = found.astype(np.intp)
+    copied.flags.writeable = False
+    return copied

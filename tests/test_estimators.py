@@ -1,0 +1,318 @@
+"""Estimators draw what they say, and are unbiased; their variance is the matter of test_variance."""
+
+import numpy as np
+import pytest
+from gcref.data import Dataset
+from gcref.validation import enumeration
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+import gcref
+import gcref.estimators
+from gcref.engine.network import Network
+from gcref.engine.trace import concatenate
+from gcref.estimators import full_gradient
+
+SIZES = (3, 4, 3)
+LABELS = np.array([4, 0, 4, 4, 0, 9, 4])
+ESTIMATORS = {
+    "SG-B": lambda: gcref.MiniBatch(2),
+    "SG-B, replacement": lambda: gcref.MiniBatch(2, replacement=True),
+    "SVRG": lambda: gcref.SVRG(2),
+    "SVRG, replacement": lambda: gcref.SVRG(3, replacement=True),
+    "labels": lambda: gcref.Stratified(LABELS),
+    "GradientClustering": lambda: gcref.Stratified(gcref.GradientClustering(3)),
+    "ExactClustering": lambda: gcref.Stratified(gcref.ExactClustering(2)),
+}
+
+
+class WrongWeights(gcref.Stratified):
+    """A biased estimator: the clusters count alike, whatever their size."""
+
+    def sample(self, net, ds, rng):
+        chosen = [rng.choice(stratum.indices) for stratum in self.strata(ds)]
+        return net.gradient(ds.x[chosen], ds.y[chosen])[1]
+
+
+class ForgetfulSVRG(gcref.SVRG):
+    """A biased estimator: the full gradient at the snapshot is not added back."""
+
+    def sample(self, net, ds, rng):
+        return super().sample(net, ds, rng) - self.gradient_
+
+
+class FirstHalf(gcref.MiniBatch):
+    """A biased estimator: half of the data set is never drawn."""
+
+    def _draw(self, ds, rng):
+        return rng.choice(len(ds.y) // 2, self.batch_size, replace=self.replacement)
+
+
+def prepared(estimator, seed=0, n_examples=7):
+    """A prepared estimator with a network that has moved since, and its data set."""
+    net, ds = enumeration.problem(n_examples, SIZES, seed)
+    assert estimator.prepare(net, ds) is estimator
+    net.theta += 0.3 * np.random.default_rng(seed).standard_normal(net.n_parameters)
+    return net, ds
+
+
+def worst_z(estimator, net, ds, n_draws=2000):
+    """Largest distance of the mean of draws from the full gradient, in standard errors, in 8 directions."""
+    rng = np.random.default_rng(1)
+    directions = rng.standard_normal((net.n_parameters, 8))
+    draws = np.array([estimator.sample(net, ds, rng) for _ in range(n_draws)]) @ directions
+    exact = enumeration.gradients(net.theta, SIZES, ds.x, ds.y).mean(axis=0) @ directions
+    return float(np.max(np.abs(draws.mean(axis=0) - exact) / draws.std(axis=0, ddof=1)) * np.sqrt(n_draws))
+
+
+# ------------------------------------------------------------------------------------------- the distribution
+
+
+@pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS.keys())
+def test_sample_is_unbiased(make):
+    estimator = make()
+    net, ds = prepared(estimator)
+    assert worst_z(estimator, net, ds) < 5
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: WrongWeights(LABELS), lambda: ForgetfulSVRG(2), lambda: FirstHalf(2)]
+)
+def test_a_biased_estimator_fails_that_check(make):
+    estimator = make()
+    net, ds = prepared(estimator)
+    assert worst_z(estimator, net, ds) > 5
+
+
+def p_value(estimator, net, ds, n_draws=3000):
+    """Chi-square test that `sample` draws each enumerated estimate, and no other, as often as it should."""
+    outcomes, weights = np.unique(
+        enumeration.estimates(estimator, SIZES, net, ds).round(10), axis=0, return_counts=True
+    )
+    counts = np.zeros(len(outcomes))
+    rng = np.random.default_rng(2)
+    for _ in range(n_draws):
+        distances = np.abs(outcomes - estimator.sample(net, ds, rng)).max(axis=1)
+        assert distances.min() < 1e-9
+        counts[distances.argmin()] += 1
+    return float(chisquare(counts, weights / weights.sum() * n_draws).pvalue)
+
+
+@pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS.keys())
+def test_sample_draws_every_batch_with_its_probability(make):
+    estimator = make()
+    net, ds = prepared(estimator)
+    assert p_value(estimator, net, ds) > 1e-4
+
+
+def test_a_draw_of_other_probabilities_fails_that_check():
+    class Lazy(gcref.MiniBatch):
+        def _draw(self, ds, rng):
+            return np.sort(rng.permutation(len(ds.y) + 1)[: self.batch_size] % len(ds.y))
+
+    estimator = Lazy(2, replacement=True)
+    net, ds = prepared(estimator)
+    assert p_value(estimator, net, ds) < 1e-4
+
+
+def test_sample_repeats_with_its_seed():
+    for make in ESTIMATORS.values():
+        estimator = make()
+        net, ds = prepared(estimator)
+        first, again, other = (estimator.sample(net, ds, np.random.default_rng(seed)) for seed in (0, 0, 1))
+        np.testing.assert_array_equal(first, again)
+        assert not np.array_equal(first, other)
+        assert first.shape == net.theta.shape
+
+
+# ----------------------------------------------------------------------------------------------------- strata
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.sampled_from([0, 1, 2, 7, 10**15]), min_size=1, max_size=20))
+def test_strata_hold_every_example_once(labels):
+    ds = Dataset(np.ones((len(labels), 1)), np.zeros(len(labels), int))
+    strata = gcref.Stratified(labels).strata(ds)
+    assert len(strata) == len(set(labels))
+    assert sorted(np.concatenate([s.indices for s in strata])) == list(range(len(labels)))
+    for stratum in strata:
+        assert len({labels[i] for i in stratum.indices}) == 1
+        assert stratum.n_draws == 1
+
+
+def test_mini_batch_is_one_stratum():
+    _, ds = enumeration.problem(5, SIZES, 0)
+    for estimator in (gcref.MiniBatch(3), gcref.SVRG(3, replacement=True)):
+        (stratum,) = estimator.strata(ds)
+        assert stratum.indices.tolist() == [0, 1, 2, 3, 4]
+        assert (stratum.n_draws, stratum.replacement) == (3, estimator.replacement)
+
+
+# ---------------------------------------------------------------------------------------------------- prepare
+
+
+def test_svrg_copies_theta_and_the_full_gradient():
+    net, ds = enumeration.problem(6, SIZES, 0)
+    before = net.theta.copy()
+    svrg = gcref.SVRG(2).prepare(net, ds)
+    expected = enumeration.gradients(before, SIZES, ds.x, ds.y).mean(axis=0)
+    net.theta += 1.0
+    np.testing.assert_array_equal(svrg.theta_, before)
+    np.testing.assert_allclose(svrg.gradient_, expected, rtol=1e-12, atol=1e-15)
+    svrg.prepare(net, ds)
+    np.testing.assert_array_equal(svrg.theta_, net.theta)
+
+
+def test_svrg_at_its_snapshot_is_exact():
+    net, ds = enumeration.problem(6, SIZES, 0)
+    svrg = gcref.SVRG(2).prepare(net, ds)
+    np.testing.assert_array_equal(svrg.sample(net, ds, np.random.default_rng(0)), svrg.gradient_)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 256])
+@pytest.mark.parametrize("clusterer", [gcref.GradientClustering, gcref.ExactClustering])
+def test_prepare_fits_the_clusterer_to_the_gradients_of_the_moment(monkeypatch, chunk, clusterer):
+    monkeypatch.setattr(gcref.estimators, "CHUNK", chunk)
+    net, ds = enumeration.problem(7, SIZES, 3)
+    stratified = gcref.Stratified(clusterer(3, seed=1))
+    for _ in range(2):
+        stratified.prepare(net, ds)
+        one_by_one = [net.traces(ds.x[i : i + 1], ds.y[i : i + 1])[1] for i in range(7)]
+        expected = clusterer(3, seed=1).fit(concatenate(one_by_one)).labels_
+        np.testing.assert_array_equal(stratified.labels_, expected)
+        net.theta = net.theta[::-1].copy()
+
+
+def test_given_labels_are_copied_and_stay():
+    net, ds = enumeration.problem(7, SIZES, 0)
+    labels = LABELS.copy()
+    stratified = gcref.Stratified(labels).prepare(net, ds)
+    labels[:] = 0
+    np.testing.assert_array_equal(stratified.labels_, LABELS)
+    with pytest.raises(ValueError, match="read-only"):
+        stratified.labels_[0] = 1
+
+
+def test_labels_of_other_frameworks_will_do():
+    class Tensor:
+        def __array__(self, dtype=None, copy=None):
+            return LABELS.astype(np.uint8)
+
+    np.testing.assert_array_equal(gcref.Stratified(Tensor()).labels_, LABELS)
+    np.testing.assert_array_equal(gcref.Stratified(LABELS.tolist()).labels_, LABELS)
+
+
+# ---------------------------------------------------------------------------------------------- full gradient
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 12), st.integers(0, 1000))
+def test_full_gradient_is_the_mean(n_examples, seed):
+    net, ds = enumeration.problem(n_examples, SIZES, seed)
+    expected = enumeration.gradients(net.theta, SIZES, ds.x, ds.y).mean(axis=0)
+    np.testing.assert_allclose(full_gradient(net, ds), expected, rtol=1e-10, atol=1e-15)
+
+
+def test_full_gradient_works_through_the_data_in_chunks(monkeypatch):
+    net, ds = enumeration.problem(7, SIZES, 0)
+    whole = full_gradient(net, ds)
+    lengths = record_lengths(monkeypatch, "gradient")
+    monkeypatch.setattr(gcref.estimators, "CHUNK", 3)
+    np.testing.assert_allclose(full_gradient(net, ds), whole, rtol=1e-12, atol=1e-16)
+    assert lengths == [3, 3, 1]
+
+
+def record_lengths(monkeypatch, method):
+    """Have `Network.<method>` note how many examples it is given."""
+    lengths, original = [], getattr(Network, method)
+
+    def recording(self, x, *args, **kwargs):
+        lengths.append(len(x))
+        return original(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(Network, method, recording)
+    return lengths
+
+
+@pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS.keys())
+def test_float32_stays_float32(make):
+    net, ds = enumeration.problem(7, SIZES, 0)
+    net = net.copy("float32")
+    estimator = make().prepare(net, ds)
+    assert estimator.sample(net, ds, np.random.default_rng(0)).dtype == np.float32
+    assert full_gradient(net, ds).dtype == np.float32
+
+
+# ----------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("kind", [gcref.MiniBatch, gcref.SVRG])
+@pytest.mark.parametrize("size", [0, -1, True, 2.5, 2.0, "2", None])
+def test_batch_size_is_a_positive_integer(kind, size):
+    with pytest.raises(ValueError, match=r"batch_size=.*integer") as info:
+        kind(size)
+    assert repr(size) in str(info.value)
+
+
+def test_a_numpy_integer_is_an_integer():
+    assert gcref.MiniBatch(np.int64(3)).batch_size == 3
+
+
+def test_a_batch_without_replacement_fits_the_data_set():
+    net, ds = enumeration.problem(5, SIZES, 0)
+    rng = np.random.default_rng(0)
+    for use in (lambda e: e.sample(net, ds, rng), lambda e: gcref.variance(e, net, ds)):
+        with pytest.raises(ValueError, match="batch_size=6 but the data set has 5 examples"):
+            use(gcref.MiniBatch(6))
+        use(gcref.MiniBatch(6, replacement=True))
+    with pytest.raises(ValueError, match="batch_size=6 but the data set has 5 examples"):
+        gcref.SVRG(6).prepare(net, ds)
+
+
+@pytest.mark.parametrize("method", ["closed-form", "monte-carlo"])
+@pytest.mark.parametrize(
+    "estimator", [gcref.SVRG(2), gcref.Stratified(gcref.GradientClustering(2))], ids=repr
+)
+def test_what_must_be_prepared_says_so(estimator, method):
+    net, ds = enumeration.problem(5, SIZES, 0)
+    with pytest.raises(ValueError, match=r"call prepare\(net, ds\) first"):
+        estimator.sample(net, ds, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"call prepare\(net, ds\) first"):
+        gcref.variance(estimator, net, ds, method=method)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.0, 1.0], r"clustering has shape \(2,\) and dtype float64; a vector of integer labels"),
+        ([True, False], r"clustering has shape \(2,\) and dtype bool"),
+        ([[0, 1]], r"clustering has shape \(1, 2\) and dtype int64"),
+        ([], r"clustering has shape \(0,\)"),
+        (3, r"clustering has shape \(\) and dtype int64"),
+        (None, r"clustering has shape \(\) and dtype object"),
+        ([0, 2, -1], "clustering has the label -1 at 2; labels start at 0"),
+    ],
+)
+def test_labels_are_a_vector_of_integers(labels, message):
+    with pytest.raises(ValueError, match=message):
+        gcref.Stratified(labels)
+
+
+def test_there_is_one_label_an_example():
+    net, ds = enumeration.problem(5, SIZES, 0)
+    for use in (
+        lambda e: e.sample(net, ds, np.random.default_rng(0)),
+        lambda e: gcref.variance(e, net, ds),
+    ):
+        with pytest.raises(ValueError, match="labels of 7 examples; the data set has 5"):
+            use(gcref.Stratified(LABELS))
+
+
+def test_repr_shows_what_was_asked_for():
+    assert repr(gcref.MiniBatch(4)) == "MiniBatch(4, replacement=False)"
+    assert repr(gcref.SVRG(4, replacement=True)) == "SVRG(4, replacement=True)"
+    assert repr(gcref.Stratified([0, 1])) == "Stratified(labels of 2 examples)"
+    assert (
+        repr(gcref.Stratified(gcref.GradientClustering(3))) == "Stratified(GradientClustering(n_clusters=3))"
+    )
