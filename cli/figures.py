@@ -7,16 +7,10 @@ import click
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the figures."
-)
-@click.option(
-    "--format", "formats", default="png,svg", show_default=True, help="png, svg, pdf; several by commas."
-)
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the figures.")
+@click.option("--format", "formats", default="png,svg", show_default=True, help="png, svg, pdf; several by commas.")
 @click.option("--overwrite", is_flag=True, help="Replace figures that are already in DIR.")
-@click.option(
-    "--paper/--no-paper", default=True, show_default=True, help="Overlay the paper's digitised points."
-)
+@click.option("--paper/--no-paper", default=True, show_default=True, help="Overlay the paper's digitised points.")
 def figures(results: Path, out: Path, formats: str, overwrite: bool, paper: bool) -> None:
     """Draw Figs. 4, 5, 8 and 9 from the summary of RESULTS, a file of the random-features study.
 

@@ -44,7 +44,27 @@ _HOME = {
 }
 _SUBMODULES = {"clustering", "data", "engine", "estimators", "kernels", "studies", "validation"}
 
-__all__ = [*_HOME, "__version__", "data"]
+# Written out, since type checkers do not run code.
+__all__ = [
+    "SGD",
+    "SVRG",
+    "ExactClustering",
+    "GradientClustering",
+    "MiniBatch",
+    "Network",
+    "StepSchedule",
+    "Stratified",
+    "Trace",
+    "Variance",
+    "__version__",
+    "check_gradients",
+    "data",
+    "linear",
+    "mlp",
+    "per_example_gradients",
+    "random_features",
+    "variance",
+]
 
 if TYPE_CHECKING:
     from gcref import data

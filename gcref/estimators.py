@@ -131,8 +131,7 @@ class MiniBatch:
         n = len(ds.y)
         if n == 0 or (not self.replacement and self.batch_size > n):
             raise ValueError(
-                f"batch_size={self.batch_size} but the data set has {n} examples; "
-                "draw fewer, or use replacement=True"
+                f"batch_size={self.batch_size} but the data set has {n} examples; draw fewer, or use replacement=True"
             )
 
 
@@ -248,9 +247,7 @@ class Stratified:
         if not hasattr(self, "labels_"):
             raise ValueError("Stratified has no labels yet; call prepare(net, ds) first")
         if len(self.labels_) != len(ds.y):
-            raise ValueError(
-                f"clustering gives labels of {len(self.labels_)} examples; the data set has {len(ds.y)}"
-            )
+            raise ValueError(f"clustering gives labels of {len(self.labels_)} examples; the data set has {len(ds.y)}")
         return [Stratum(group, 1, False) for group in self._groups]
 
     def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:

@@ -150,9 +150,7 @@ def figure8(summary: NDArray[Any], reference: NDArray[Any] | None = None) -> Fig
             ("variance", "max70"),
             {"learning_rate": rate, "duplicate_fraction": share},
         )
-        for letter, share in zip(
-            "abc", _choose(at_rate["duplicate_fraction"], (0.1, 0.5, 0.9), 3), strict=False
-        )
+        for letter, share in zip("abc", _choose(at_rate["duplicate_fraction"], (0.1, 0.5, 0.9), 3), strict=False)
     ]
     return _draw(panels, "Fig. 8", ("variance", "max70"))
 
@@ -306,19 +304,13 @@ def _methods(rows: NDArray[Any]) -> list[str]:
     return [m for m in _LABELS if m in present] + sorted(present - set(_LABELS))
 
 
-def _paper_marks(
-    reference: NDArray[Any] | None, kind: tuple[str, str], filters: dict[str, Any]
-) -> Marks | None:
+def _paper_marks(reference: NDArray[Any] | None, kind: tuple[str, str], filters: dict[str, Any]) -> Marks | None:
     """Pick the paper's points of one curve, if there are any."""
     if reference is None:
         return None
     rows = reference[_matches(reference, {"statistic": kind[0], "aggregate": kind[1], **filters})]
     rows = rows[np.argsort(rows["overparametrization"])]
-    return (
-        Marks(rows["overparametrization"], rows["value"], rows["err_low"], rows["err_high"])
-        if len(rows)
-        else None
-    )
+    return Marks(rows["overparametrization"], rows["value"], rows["err_low"], rows["err_high"]) if len(rows) else None
 
 
 def _curve(
@@ -358,9 +350,7 @@ def _rate_panel(summary: NDArray[Any], reference: NDArray[Any] | None, kind: tup
         color = tuple(pallor * pale + (1.0 - pallor) * dark)
         points, paper = _curve(summary, reference, kind, {**filters, "learning_rate": float(rate)})
         curves.append(Curve(f"rate {rate:g}", look(color, i), points, paper))
-    return Panel(
-        f"(a) {_LABELS.get(method, method)}, every learning rate", curves, left_out(summary, **filters)
-    )
+    return Panel(f"(a) {_LABELS.get(method, method)}, every learning rate", curves, left_out(summary, **filters))
 
 
 def _rate_figure(
@@ -387,8 +377,6 @@ def _draw(panels: list[Panel], name: str, kind: tuple[str, str]) -> Figure:
     unit = "variance / second moment, no unit" if normalized else "per coordinate, squared gradient units"
     note = ""
     if normalized and any(curve.paper is not None for panel in panels for curve in panel.curves):
-        note = (
-            "The paper's are raw Monte Carlo ratios (10 draws), which can exceed 1; the exact ratio cannot."
-        )
+        note = "The paper's are raw Monte Carlo ratios (10 draws), which can exceed 1; the exact ratio cannot."
     heading = f"{name}. Random features: {quantity}, {which} over the last 70 % of the measurements"
     return draw(panels, heading, f"{quantity}, {which}\n({unit})", not normalized, note)

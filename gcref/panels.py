@@ -98,9 +98,7 @@ def draw(panels: Sequence[Panel], heading: str, y_label: str, log: bool, note: s
     """
     figure = Figure(figsize=(4.5 * len(panels) + 0.6, 6.0), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    marks = [
-        m for panel in panels for curve in panel.curves for m in (curve.marks(), curve.paper) if m is not None
-    ]
+    marks = [m for panel in panels for curve in panel.curves for m in (curve.marks(), curve.paper) if m is not None]
     limits = _log_limits(marks) if log else _linear_limits(marks)
     for ax, panel in zip(axes, panels, strict=True):
         ax.set_yscale("log" if log else "linear")
@@ -146,13 +144,9 @@ def _draw_marks(ax: Axes, marks: Marks, style: dict[str, Any]) -> None:
     floor = ax.get_ylim()[0]
     below = marks.y < floor
     x, y, low, high = (value[~below] for value in marks)
-    ax.plot(
-        marks.x, np.maximum(marks.y, floor), color=style["color"], linestyle=style["linestyle"], linewidth=1.2
-    )
+    ax.plot(marks.x, np.maximum(marks.y, floor), color=style["color"], linestyle=style["linestyle"], linewidth=1.2)
     bars = np.stack([y - np.maximum(low, floor), high - y])
-    ax.errorbar(
-        x, y, yerr=bars, fmt=style["marker"], color=style["color"], ms=4.2, elinewidth=1.0, capsize=2.0
-    )
+    ax.errorbar(x, y, yerr=bars, fmt=style["marker"], color=style["color"], ms=4.2, elinewidth=1.0, capsize=2.0)
     for where, size in ((marks.x[below], 9), (x[low < floor], 5)):
         if where.size:  # an empty line that is not clipped counts as a mark at (0, 0) in the layout
             end = np.full(where.shape, floor)
@@ -246,13 +240,9 @@ def _caption(panels: Sequence[Panel], below: bool, note: str) -> str:
         "bars: one standard deviation either way (divisor n). Curves are moved sideways a little."
     ]
     lost = [f"{panel.left_out} in {panel.title[:3]}" for panel in panels if panel.left_out]
-    text.append(
-        f"Left out as diverged: {', '.join(lost)}." if lost else "No trajectory was left out as diverged."
-    )
+    text.append(f"Left out as diverged: {', '.join(lost)}." if lost else "No trajectory was left out as diverged.")
     if any(curve.paper is not None for panel in panels for curve in panel.curves):
         text.append("Hollow grey marks are the paper's, in the shape of the curve they belong to.")
     if below:
-        text.append(
-            "A triangle on the axis: the mean (large) or the lower end of its bar (small) lies below."
-        )
+        text.append("A triangle on the axis: the mean (large) or the lower end of its bar (small) lies below.")
     return " ".join([*text, note]).strip()

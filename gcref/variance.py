@@ -184,9 +184,7 @@ def _closed_form(estimator: Estimator, net: Network, ds: Data) -> Variance:
         everything = _moments(plain(), d)
     gradient = everything.total / n
     noise = _variance_of_one(everything, plain).sum()
-    return Variance(
-        float(coordinates.mean()), _normalized(coordinates, gradient), _noise_scale(noise, gradient), 0.0
-    )
+    return Variance(float(coordinates.mean()), _normalized(coordinates, gradient), _noise_scale(noise, gradient), 0.0)
 
 
 def _passes(estimator: Estimator, net: Network, ds: Data, indices: NDArray[np.intp]) -> Passes:
@@ -218,9 +216,7 @@ def _noise_scale(trace: float, gradient: Vector) -> float:
 # ------------------------------------------------------------------------------------------------ Monte Carlo
 
 
-def _monte_carlo(
-    estimator: Estimator, net: Network, ds: Data, n_estimates: int, rng: np.random.Generator
-) -> Variance:
+def _monte_carlo(estimator: Estimator, net: Network, ds: Data, n_estimates: int, rng: np.random.Generator) -> Variance:
     """Follow the paper's protocol: T draws for the mean, T more for the spread around it and the squares."""
     d = net.n_parameters
     mean = np.zeros(d)

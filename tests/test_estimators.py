@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
-from gcref.data import Dataset
-from gcref.validation import enumeration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 import gcref
 import gcref.estimators
+from gcref.data import Dataset
 from gcref.engine.network import Network
 from gcref.engine.trace import concatenate
 from gcref.estimators import full_gradient
+from gcref.validation import enumeration
 
 SIZES = (3, 4, 3)
 LABELS = np.array([4, 0, 4, 4, 0, 9, 4])
@@ -76,9 +76,7 @@ def test_sample_is_unbiased(make):
     assert worst_z(estimator, net, ds) < 5
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: WrongWeights(LABELS), lambda: ForgetfulSVRG(2), lambda: FirstHalf(2)]
-)
+@pytest.mark.parametrize("make", [lambda: WrongWeights(LABELS), lambda: ForgetfulSVRG(2), lambda: FirstHalf(2)])
 def test_a_biased_estimator_fails_that_check(make):
     estimator = make()
     net, ds = prepared(estimator)
@@ -271,9 +269,7 @@ def test_a_batch_without_replacement_fits_the_data_set():
 
 
 @pytest.mark.parametrize("method", ["closed-form", "monte-carlo"])
-@pytest.mark.parametrize(
-    "estimator", [gcref.SVRG(2), gcref.Stratified(gcref.GradientClustering(2))], ids=repr
-)
+@pytest.mark.parametrize("estimator", [gcref.SVRG(2), gcref.Stratified(gcref.GradientClustering(2))], ids=repr)
 def test_what_must_be_prepared_says_so(estimator, method):
     net, ds = enumeration.problem(5, SIZES, 0)
     with pytest.raises(ValueError, match=r"call prepare\(net, ds\) first"):
@@ -313,6 +309,4 @@ def test_repr_shows_what_was_asked_for():
     assert repr(gcref.MiniBatch(4)) == "MiniBatch(4, replacement=False)"
     assert repr(gcref.SVRG(4, replacement=True)) == "SVRG(4, replacement=True)"
     assert repr(gcref.Stratified([0, 1])) == "Stratified(labels of 2 examples)"
-    assert (
-        repr(gcref.Stratified(gcref.GradientClustering(3))) == "Stratified(GradientClustering(n_clusters=3))"
-    )
+    assert repr(gcref.Stratified(gcref.GradientClustering(3))) == "Stratified(GradientClustering(n_clusters=3))"

@@ -4,10 +4,10 @@ import itertools
 import matplotlib
 import numpy as np
 import pytest
-from gcref.data import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gcref.data import reference
 from gcref.figures import (
     REQUIRED_FIELDS,
     aggregate,
@@ -234,11 +234,7 @@ class TestFigures:
         ref = reference()
         figure = figure4(study(), ref)
         assert ["paper (digitised)" in legend(ax) for ax in figure.axes] == [True, True, False]
-        want = ref[
-            (ref["statistic"] == "variance")
-            & (ref["aggregate"] == "max70")
-            & (ref["duplicate_fraction"] == 0)
-        ]
+        want = ref[(ref["statistic"] == "variance") & (ref["aggregate"] == "max70") & (ref["duplicate_fraction"] == 0)]
         hollow = {marker: xy for (marker, empty), xy in points(figure.axes[1]).items() if empty}
         for method, marker in zip(("sgb", "sg2b", "svrg", "gc"), "os^D", strict=True):
             np.testing.assert_array_equal(hollow[marker][:, 1], want["value"][want["method"] == method])
@@ -265,9 +261,7 @@ class TestFigures:
         assert [text.get_text() for text in figure.axes[2].texts] == ["every trajectory diverged"]
 
     def test_a_bar_that_reaches_zero_ends_in_a_triangle(self):
-        rows = [
-            row(f"{i}", m, numbers=(v,) * 4) for m in ("sgb", "gc") for i, v in enumerate((1e-4, 1e-4, 1e-2))
-        ]
+        rows = [row(f"{i}", m, numbers=(v,) * 4) for m in ("sgb", "gc") for i, v in enumerate((1e-4, 1e-4, 1e-2))]
         figure = figure4(table_of(rows))
         ax = figure.axes[1]
         triangles = [line for line in ax.lines if line.get_marker() == "v"]
@@ -286,15 +280,11 @@ class TestFigures:
     def test_what_cannot_be_drawn(self):
         assert undrawable(study(shares=(0.5,))) == {}
         assert undrawable(study()) == {"Fig. 8": "the file has no trajectory with duplicates"}
-        with pytest.raises(
-            ValueError, match=r"cannot give Fig\. 8: the file has no trajectory with duplicates"
-        ):
+        with pytest.raises(ValueError, match=r"cannot give Fig\. 8: the file has no trajectory with duplicates"):
             figure8(study())
         only = study(rates=(), shares=(0.5,))
         assert set(undrawable(only)) == {"Fig. 4", "Fig. 5", "Fig. 9"}
-        with pytest.raises(
-            ValueError, match=r"cannot give Fig\. 9: the file has no trajectory without duplicates"
-        ):
+        with pytest.raises(ValueError, match=r"cannot give Fig\. 9: the file has no trajectory without duplicates"):
             figure9(only)
         lost = study()
         lost["normalized_variance_max70"] = np.nan

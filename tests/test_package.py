@@ -27,9 +27,7 @@ CONTRACT = {
 
 def in_a_fresh_python(program):
     """Run a program in an interpreter of its own and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

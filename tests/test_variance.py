@@ -5,17 +5,17 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from gcref.data import Dataset
-from gcref.validation import enumeration
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import gcref
 import gcref.estimators
+from gcref.data import Dataset
 from gcref.engine.layers import Layer, Linear, ReLU
 from gcref.engine.losses import SoftmaxCrossEntropy
 from gcref.engine.network import Network
 from gcref.engine.trace import Trace
+from gcref.validation import enumeration
 
 MODULE = importlib.import_module("gcref.variance")
 SIZES = (3, 4, 3)
@@ -41,9 +41,7 @@ def prepared(estimator, seed=0, n_examples=7):
 
 def explicit(net, ds):
     """Every example's gradient, (N, d), as the gradient of a batch of one."""
-    return np.array(
-        [net.gradient(ds.x[i : i + 1], ds.y[i : i + 1])[1] for i in range(len(ds))], dtype=np.float64
-    )
+    return np.array([net.gradient(ds.x[i : i + 1], ds.y[i : i + 1])[1] for i in range(len(ds))], dtype=np.float64)
 
 
 def coordinates(estimator, ds, G):
@@ -62,9 +60,7 @@ def assert_is(found, V, G, rtol):
     full = G.mean(axis=0)
     np.testing.assert_allclose(found.average, V.mean(), rtol=rtol)
     np.testing.assert_allclose(found.normalized, np.mean(V / (V + full**2)), rtol=rtol)
-    np.testing.assert_allclose(
-        found.noise_scale, ((G - full) ** 2).sum() / len(G) / (full**2).sum(), rtol=rtol
-    )
+    np.testing.assert_allclose(found.noise_scale, ((G - full) ** 2).sum() / len(G) / (full**2).sum(), rtol=rtol)
 
 
 # -------------------------------------------------------------------- closed form = enumeration of all draws
@@ -162,9 +158,7 @@ class Sum(Layer):
 )
 def test_shared_parameters(n, positions, seed, spread, chunk):
     rng = np.random.default_rng(seed)
-    net = Network(
-        [Shared(2, 3), ReLU(), Shared(3, 4), ReLU(), Sum(), Linear(4, 3)], SoftmaxCrossEntropy(), seed
-    )
+    net = Network([Shared(2, 3), ReLU(), Shared(3, 4), ReLU(), Sum(), Linear(4, 3)], SoftmaxCrossEntropy(), seed)
     x = rng.standard_normal((positions, 2)) + spread * rng.standard_normal((n, positions, 2))
     ds = Dataset(x, rng.integers(0, 3, n))
     labels = rng.integers(0, 3, n)

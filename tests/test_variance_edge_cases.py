@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from gcref.data import Dataset
-from gcref.validation import enumeration
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import gcref
+from gcref.data import Dataset
+from gcref.validation import enumeration
 
 SIZES = (3, 4, 3)
 LABELS = np.array([4, 0, 4, 4, 0, 9, 4])
@@ -30,9 +30,7 @@ def prepared(estimator, seed=0, n_examples=7):
     return net, ds
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: gcref.MiniBatch(1), lambda: gcref.SVRG(1), lambda: gcref.Stratified([3])]
-)
+@pytest.mark.parametrize("make", [lambda: gcref.MiniBatch(1), lambda: gcref.SVRG(1), lambda: gcref.Stratified([3])])
 def test_one_example_has_no_variance(make):
     net, ds = prepared(estimator := make(), n_examples=1)
     assert gcref.variance(estimator, net, ds) == gcref.Variance(0.0, 0.0, 0.0, 0.0)

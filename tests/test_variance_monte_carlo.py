@@ -4,10 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
-from gcref.data import Dataset
-from gcref.validation import enumeration
 
 import gcref
+from gcref.data import Dataset
+from gcref.validation import enumeration
 
 SIZES = (3, 4, 3)
 LABELS = np.array([4, 0, 4, 4, 0, 9, 4])
@@ -43,8 +43,7 @@ def test_monte_carlo_is_unbiased(make):
     net, ds = prepared(estimator := make())
     T = 3
     found = [
-        gcref.variance(estimator, net, ds, method="monte-carlo", n_estimates=T, rng=seed).average
-        for seed in range(500)
+        gcref.variance(estimator, net, ds, method="monte-carlo", n_estimates=T, rng=seed).average for seed in range(500)
     ]
     exact = gcref.variance(estimator, net, ds).average
     assert z_score(found, exact) < 5
@@ -56,10 +55,7 @@ def test_monte_carlo_is_unbiased(make):
 def test_the_standard_error_is_that_of_the_average(make):
     net, ds = prepared(estimator := make())
     T = 40
-    found = [
-        gcref.variance(estimator, net, ds, method="monte-carlo", n_estimates=T, rng=seed)
-        for seed in range(300)
-    ]
+    found = [gcref.variance(estimator, net, ds, method="monte-carlo", n_estimates=T, rng=seed) for seed in range(300)]
     claimed = np.sqrt(np.mean([f.standard_error**2 for f in found]))
     seen = np.std([f.average for f in found], ddof=1)
     # A standard deviation of 300 is itself known to 4 %; the neglected error of the mean adds 1/T.
@@ -74,14 +70,10 @@ def test_monte_carlo_follows_the_protocol():
     spread = (draws[T:] - draws[:T].mean(axis=0)) ** 2
     squares = (draws[T:] ** 2).sum(axis=0)
     ratio = [a / b if b > 0 else 0.0 for a, b in zip(spread.sum(axis=0), squares, strict=True)]
-    found = gcref.variance(
-        estimator, net, ds, method="monte-carlo", n_estimates=T, rng=np.random.default_rng(7)
-    )
+    found = gcref.variance(estimator, net, ds, method="monte-carlo", n_estimates=T, rng=np.random.default_rng(7))
     np.testing.assert_allclose(found.average, spread.sum() / ((T + 1) * d), rtol=1e-12)
     np.testing.assert_allclose(found.normalized, np.mean(ratio), rtol=1e-12)
-    np.testing.assert_allclose(
-        found.standard_error, np.std(spread.sum(axis=1) / d, ddof=1) / np.sqrt(T), rtol=1e-12
-    )
+    np.testing.assert_allclose(found.standard_error, np.std(spread.sum(axis=1) / d, ddof=1) / np.sqrt(T), rtol=1e-12)
     assert found == gcref.variance(estimator, net, ds, method="monte-carlo", n_estimates=T, rng=7)
 
 

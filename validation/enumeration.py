@@ -59,9 +59,7 @@ def _gradient(weights: Sequence[Vector], x: NDArray, label: int) -> Vector:
         if depth > 0:
             out = np.array([value if value > 0 else 0.0 for value in out])
         inputs.append(np.append(out, 1.0))
-        out = np.array(
-            [sum(inputs[-1][i] * weight[i, o] for i in range(len(weight))) for o in range(weight.shape[1])]
-        )
+        out = np.array([sum(inputs[-1][i] * weight[i, o] for i in range(len(weight))) for o in range(weight.shape[1])])
     delta = np.exp(out - max(out)) / sum(np.exp(out - max(out)))
     delta[label] -= 1.0
     flat: list[Vector] = []
@@ -178,9 +176,7 @@ def relative(found: float, expected: float, floor: float) -> float:
 # ------------------------------------------------------------------------------------------------- the report
 
 
-def problem(
-    n_examples: int, sizes: Sequence[int], seed: int, n_copies: int = 0
-) -> tuple[Network, gcref.data.Dataset]:
+def problem(n_examples: int, sizes: Sequence[int], seed: int, n_copies: int = 0) -> tuple[Network, gcref.data.Dataset]:
     """Draw an MLP and a data set whose last `n_copies` examples are copies of its first ones."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n_examples, sizes[0]))
@@ -223,9 +219,7 @@ def worst_deviations(n_seeds: int = 3) -> dict[str, dict[str, float]]:
 
 def main() -> int:
     """Print the claim and each estimator's worst deviations; return 0 if the claim holds, 1 if not."""
-    print(
-        "Claim: the mean of all draws is the full gradient, and gcref.variance in closed form their variance,"
-    )
+    print("Claim: the mean of all draws is the full gradient, and gcref.variance in closed form their variance,")
     print(f"to {TOLERANCE:g} relative (float64; N at most 7, B and K at most 3). Worst deviations:")
     passed = True
     for name, found in worst_deviations().items():

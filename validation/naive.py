@@ -72,9 +72,7 @@ def grouped_sums(X: np.ndarray, labels: np.ndarray, n_clusters: int) -> np.ndarr
     return out
 
 
-def center_sums(
-    A: np.ndarray, D: np.ndarray, labels: np.ndarray, n_clusters: int
-) -> tuple[np.ndarray, np.ndarray]:
+def center_sums(A: np.ndarray, D: np.ndarray, labels: np.ndarray, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:
     """Σ_{i∈k} of the position-mean of A and the position-sum of D, (K, I) and (K, O)."""
     c, d = np.zeros((n_clusters, A.shape[2])), np.zeros((n_clusters, D.shape[2]))
     T = A.shape[1]
@@ -85,9 +83,7 @@ def center_sums(
     return c, d
 
 
-def u_step(
-    A: np.ndarray, D: np.ndarray, labels: np.ndarray, n_clusters: int
-) -> tuple[np.ndarray, np.ndarray]:
+def u_step(A: np.ndarray, D: np.ndarray, labels: np.ndarray, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:
     """Eq. 6: the mean over each cluster; 0 for a cluster without members."""
     c, d = center_sums(A, D, labels, n_clusters)
     for k in range(n_clusters):

@@ -42,9 +42,7 @@ class Clusterer:
         known = list(_parameters(type(self)))
         for name in params:
             if name not in known:
-                raise ValueError(
-                    f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(known)}"
-                )
+                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(known)}")
         for name, value in params.items():
             setattr(self, name, value)
         return self

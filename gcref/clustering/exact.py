@@ -224,9 +224,7 @@ class ExplicitPoints:
 
     def centers(self, labels: np.ndarray, n_clusters: int) -> np.ndarray:
         """Eq. 4."""
-        return (
-            cpu.grouped_sums(self.G, labels, n_clusters) / np.bincount(labels, minlength=n_clusters)[:, None]
-        )
+        return cpu.grouped_sums(self.G, labels, n_clusters) / np.bincount(labels, minlength=n_clusters)[:, None]
 
     def products(self, centers: np.ndarray) -> Products:
         """One matrix product in the dtype of the gradients."""

@@ -156,9 +156,7 @@ class RankOnePoints:
         self.blocks = self._passes.blocks
         bad = np.flatnonzero(~np.isfinite(self.sq_norms))
         if len(bad):
-            raise ValueError(
-                f"the gradient of example {bad[0]} is not finite; its traces hold NaN or infinity"
-            )
+            raise ValueError(f"the gradient of example {bad[0]} is not finite; its traces hold NaN or infinity")
 
     def centers(self, labels: np.ndarray, n_clusters: int) -> Centers:
         """Eq. 6, in the dtype of the traces."""
@@ -171,18 +169,14 @@ class RankOnePoints:
                 c += c_batch
                 d += d_batch
         sizes = np.bincount(labels, minlength=n_clusters)[:, None]
-        return [
-            ((c / sizes).astype(t), (d / sizes).astype(t)) for (c, d), t in zip(sums, dtypes, strict=True)
-        ]
+        return [((c / sizes).astype(t), (d / sizes).astype(t)) for (c, d), t in zip(sums, dtypes, strict=True)]
 
     def products(self, centers: Centers) -> Products:
         """Eq. 5 and 9."""
         cc = np.sum([cpu.sq_norms(c[:, None], d[:, None]) for c, d in centers], axis=0)
         cg = np.empty((len(self.sq_norms), len(cc)))
         for rows, batch in self._passes:
-            cg[rows] = sum(
-                cpu.inner_products(t.A, t.D, c, d) for t, (c, d) in zip(batch, centers, strict=True)
-            )
+            cg[rows] = sum(cpu.inner_products(t.A, t.D, c, d) for t, (c, d) in zip(batch, centers, strict=True))
         return cc, cg
 
     def objective(self, labels: np.ndarray, centers: Centers) -> tuple[float, Products]:

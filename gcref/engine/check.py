@@ -114,9 +114,7 @@ class _Checker:
         theta[:] = start
         return (above - below) / (2 * self.step)
 
-    def check_differences(
-        self, block: Block, gradient: Array, n_coordinates: int, rng: np.random.Generator
-    ) -> None:
+    def check_differences(self, block: Block, gradient: Array, n_coordinates: int, rng: np.random.Generator) -> None:
         """Compare a block's gradient with finite differences."""
         # Rounding of the loss limits a slope to this; a smaller gradient cannot be told from 0 more finely.
         resolution = np.finfo(np.float64).eps * abs(self.loss()) / (self.step * self.rtol)

@@ -41,9 +41,7 @@ def linear(
     return Network([Linear(n_features, n_classes)], SoftmaxCrossEntropy(label_smoothing), seed, dtype)
 
 
-def mlp(
-    sizes: Sequence[int], seed: int = 0, dtype: DTypeLike = "float64", label_smoothing: float = 0.0
-) -> Network:
+def mlp(sizes: Sequence[int], seed: int = 0, dtype: DTypeLike = "float64", label_smoothing: float = 0.0) -> Network:
     """Return a multi-layer perceptron with ReLU between its layers and softmax cross-entropy on top.
 
     Parameters
@@ -71,9 +69,7 @@ def mlp(
     """
     checked = [_size(n, f"sizes[{i}]") for i, n in enumerate(sizes)]
     if len(checked) < 2:
-        raise ValueError(
-            f"sizes is {tuple(checked)}; at least two numbers, features and classes, are expected"
-        )
+        raise ValueError(f"sizes is {tuple(checked)}; at least two numbers, features and classes, are expected")
     layers: list[Layer] = []
     for n_in, n_out in pairwise(checked):
         layers += [Linear(n_in, n_out), ReLU()]

@@ -57,17 +57,13 @@ class Network:
         d.
     """
 
-    def __init__(
-        self, layers: Sequence[Layer], loss: Loss, seed: int = 0, dtype: DTypeLike = "float64"
-    ) -> None:
+    def __init__(self, layers: Sequence[Layer], loss: Loss, seed: int = 0, dtype: DTypeLike = "float64") -> None:
         self.layers = list(layers)
         self.loss = loss
         self.dtype = _float_dtype(dtype)
         self.blocks = _blocks(self.layers)
         if not self.blocks:
-            raise ValueError(
-                "layers has no trainable parameters; at least one layer with a weight is expected"
-            )
+            raise ValueError("layers has no trainable parameters; at least one layer with a weight is expected")
         self.n_parameters = self.blocks[-1].slice.stop
         # Below the first layer with parameters nothing needs a gradient.
         self._first = next(i for i, layer in enumerate(self.layers) if layer.shapes)
@@ -299,7 +295,5 @@ def _check_y(y: ArrayLike, n_examples: int) -> NDArray:
     """Read the labels: one an example. The loss checks their values."""
     labels = np.asarray(y)
     if labels.shape != (n_examples,):
-        raise ValueError(
-            f"y has shape {labels.shape}; ({n_examples},), one label for each row of x, is expected"
-        )
+        raise ValueError(f"y has shape {labels.shape}; ({n_examples},), one label for each row of x, is expected")
     return labels

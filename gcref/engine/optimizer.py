@@ -99,9 +99,7 @@ class StepSchedule:
         self.factor = _non_negative(factor, "factor")
         self.milestones = tuple(milestones)
         if any(a >= b for a, b in pairwise((-1, *self.milestones))):
-            raise ValueError(
-                f"milestones is {self.milestones}; increasing iterations of at least 0 are expected"
-            )
+            raise ValueError(f"milestones is {self.milestones}; increasing iterations of at least 0 are expected")
 
     def __call__(self, iteration: int) -> float:
         """Return the learning rate at an iteration, counted from 0."""

@@ -248,10 +248,6 @@ def _check_agreement(A: Array, D: Array) -> None:
     """Raise unless A and D have the same examples and positions."""
     if A.shape[0] != D.shape[0]:
         hint = " (did you pass the averaged gradient?)" if D.shape[0] == 1 else ""
-        raise ValueError(
-            f"D has {D.shape[0]} rows but A has {A.shape[0]}; both need one row per example{hint}"
-        )
+        raise ValueError(f"D has {D.shape[0]} rows but A has {A.shape[0]}; both need one row per example{hint}")
     if A.shape[1] != D.shape[1]:
-        raise ValueError(
-            f"D has {D.shape[1]} positions but A has {A.shape[1]}; both need one row per position"
-        )
+        raise ValueError(f"D has {D.shape[1]} positions but A has {A.shape[1]}; both need one row per position")

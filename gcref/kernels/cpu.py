@@ -115,9 +115,7 @@ def grouped_sums(X: np.ndarray, labels: np.ndarray, n_clusters: int) -> np.ndarr
     return sums
 
 
-def center_sums(
-    A: np.ndarray, D: np.ndarray, labels: np.ndarray, n_clusters: int
-) -> tuple[np.ndarray, np.ndarray]:
+def center_sums(A: np.ndarray, D: np.ndarray, labels: np.ndarray, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:
     """N_k c_k = Σ_{i∈k} (1/T) Σ_t A_it and N_k d_k = Σ_{i∈k} Σ_t D_it, what a U step adds up; (K, I), (K, O).
 
     Sums of batches add up to the sums of the whole. A (N, T, I), D (N, T, O). Cost N T (I + O).
@@ -129,9 +127,7 @@ def center_sums(
     return c_sums / T, grouped_sums(D.sum(axis=1, dtype=np.float64), labels, n_clusters)
 
 
-def u_step(
-    A: np.ndarray, D: np.ndarray, labels: np.ndarray, n_clusters: int
-) -> tuple[np.ndarray, np.ndarray]:
+def u_step(A: np.ndarray, D: np.ndarray, labels: np.ndarray, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:
     """Eq. 6, rank-1 mean centres: c_k = mean_{i∈k} (1/T) Σ_t A_it, d_k = mean_{i∈k} Σ_t D_it; (K, I), (K, O).
 
     A cluster without members, which the empty-cluster rule keeps from occurring, has the centre 0.

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from gcref.validation import naive
 
 from gcref.engine.trace import Trace, per_example_gradients
+from gcref.validation import naive
 
 
 def _modes(N=60, seed=0, dtype="float64", T=2):
@@ -14,12 +14,8 @@ def _modes(N=60, seed=0, dtype="float64", T=2):
     mode = rng.integers(0, 5, N)
     blocks = []
     for positions, inputs, outputs in ((T, 4, 3), (1, 5, 2)):
-        A = rng.standard_normal((5, positions, inputs))[mode] + 0.1 * rng.standard_normal(
-            (N, positions, inputs)
-        )
-        D = rng.standard_normal((5, positions, outputs))[mode] + 0.1 * rng.standard_normal(
-            (N, positions, outputs)
-        )
+        A = rng.standard_normal((5, positions, inputs))[mode] + 0.1 * rng.standard_normal((N, positions, inputs))
+        D = rng.standard_normal((5, positions, outputs))[mode] + 0.1 * rng.standard_normal((N, positions, outputs))
         blocks.append(Trace(A.astype(dtype), D.astype(dtype)))
     return blocks
 

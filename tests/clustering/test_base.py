@@ -31,10 +31,7 @@ def test_parameters_are_stored_as_given_and_can_be_set(cls):
 
 def test_repr_shows_what_differs_from_the_defaults():
     assert repr(GradientClustering(8)) == "GradientClustering(n_clusters=8)"
-    assert (
-        repr(ExactClustering(8, "exchange", seed=1))
-        == "ExactClustering(n_clusters=8, update='exchange', seed=1)"
-    )
+    assert repr(ExactClustering(8, "exchange", seed=1)) == "ExactClustering(n_clusters=8, update='exchange', seed=1)"
 
 
 @BOTH

@@ -2,7 +2,6 @@ import re
 
 import numpy as np
 import pytest
-from gcref.validation import naive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -10,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from gcref.clustering import exact
 from gcref.clustering.exact import ExactClustering, gram_matrix
 from gcref.engine.trace import per_example_gradients
+from gcref.validation import naive
 
 FORMS = pytest.mark.parametrize("form", ["explicit", "gram"])
 UPDATES = pytest.mark.parametrize("update", ["alternating", "exchange"])

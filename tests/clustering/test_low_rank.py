@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from gcref.validation import naive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from gcref.clustering.low_rank import GradientClustering
 from gcref.engine.trace import Trace, per_example_gradients
+from gcref.validation import naive
 
 
 def naive_run(traces, K, sizes, n_iter, seed):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from gcref.data import reference
 
 GRID = [0.1, 0.5, 1, 1.5, 2, 2.5, 3, 5, 10]

@@ -37,9 +37,7 @@ def test_softmax_cross_entropy(seed, n_examples, n_classes, smoothing):
     losses, dlogits = SoftmaxCrossEntropy(smoothing)(logits, y)
     for i in range(n_examples):
         label = int(y[i])
-        assert losses[i] == pytest.approx(
-            naive_cross_entropy(logits[i], label, smoothing), rel=1e-10, abs=1e-12
-        )
+        assert losses[i] == pytest.approx(naive_cross_entropy(logits[i], label, smoothing), rel=1e-10, abs=1e-12)
         numeric = numeric_gradient(lambda z, label=label: naive_cross_entropy(z, label, smoothing), logits[i])
         np.testing.assert_allclose(dlogits[i], numeric, atol=1e-8)
 

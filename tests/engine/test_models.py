@@ -11,9 +11,7 @@ def test_linear():
     net = gcref.linear(5, 3, seed=1)
     assert net.n_parameters == 18
     x = np.random.default_rng(0).standard_normal((4, 5))
-    np.testing.assert_allclose(
-        net.logits(x), x @ net.weights[0][:-1] + net.weights[0][-1], rtol=1e-12, atol=1e-15
-    )
+    np.testing.assert_allclose(net.logits(x), x @ net.weights[0][:-1] + net.weights[0][-1], rtol=1e-12, atol=1e-15)
     assert np.abs(net.theta).max() <= 1 / np.sqrt(5)
 
 
@@ -47,9 +45,7 @@ def test_random_features(head, n_outputs, dtype):
     x, y = np.random.default_rng(0).standard_normal((6, 20)), np.array([0, 1, 1, 0, 1, 0])
     hidden = np.maximum(x @ features, 0)
     tolerance = 1e-10 if dtype == "float64" else 1e-5
-    np.testing.assert_allclose(
-        net.logits(x), hidden @ weight[:-1] + weight[-1], rtol=tolerance, atol=tolerance
-    )
+    np.testing.assert_allclose(net.logits(x), hidden @ weight[:-1] + weight[-1], rtol=tolerance, atol=tolerance)
     _, traces = net.traces(x, y)
     np.testing.assert_allclose(traces[0].A[:, 0, :-1], hidden, rtol=tolerance, atol=tolerance)
     gradients = gcref.per_example_gradients(traces)

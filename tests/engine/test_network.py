@@ -211,9 +211,7 @@ def test_assigning_theta_copies():
         net.theta = np.ones(3)
 
 
-@pytest.mark.parametrize(
-    "duplicate", [Network.copy, copy.copy, copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))]
-)
+@pytest.mark.parametrize("duplicate", [Network.copy, copy.copy, copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))])
 def test_duplicates_compute_the_same_and_are_whole(duplicate):
     net = gcref.mlp(SIZES, seed=5)
     x, y = batch()

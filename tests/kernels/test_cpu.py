@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from gcref.validation import naive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from gcref.kernels import cpu
+from gcref.validation import naive
 
 SETTINGS = settings(deadline=None, max_examples=25)
 
@@ -102,9 +102,7 @@ def test_float32_squares_are_summed_in_float64():
     D = np.full((1, 1, 1), 3.0, dtype=np.float32)
     exact = 9.0 * (1 << 20) * float(np.float32(0.1)) ** 2
     assert_allclose(cpu.sq_norms(A, D), [exact], rtol=1e-11)
-    moment = cpu.second_moment(
-        np.full((1 << 16, 1, 1), 0.1, np.float32), np.ones((1 << 16, 1, 1), np.float32)
-    )
+    moment = cpu.second_moment(np.full((1 << 16, 1, 1), 0.1, np.float32), np.ones((1 << 16, 1, 1), np.float32))
     assert_allclose(moment, [[(1 << 16) * float(np.float32(0.1)) ** 2]], rtol=1e-12)
 
 
@@ -128,9 +126,7 @@ def test_a_steps_match_the_oracles(N, K, seed, layout):
     assert fixed.dtype == sequential.dtype == np.int64
     assert_array_equal(fixed, naive.a_step_fixed(cc, cg, gg, sizes))
     assert_array_equal(sequential, naive.a_step_sequential(cc, cg, gg, order))
-    assert_array_equal(
-        cpu.spread_from_products(cc, cg, gg, fixed), naive.spread_from_products(cc, cg, gg, fixed)
-    )
+    assert_array_equal(cpu.spread_from_products(cc, cg, gg, fixed), naive.spread_from_products(cc, cg, gg, fixed))
 
 
 def test_ties_go_to_the_lowest_cluster():

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from gcref.validation import enumeration
 
 import gcref
+from gcref.validation import enumeration
 
 
 def test_the_validation_script_passes(capsys):

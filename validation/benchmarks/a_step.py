@@ -87,9 +87,7 @@ def _lloyd(G: np.ndarray, C: np.ndarray, update_centers: bool) -> Callable[[], o
     def iterate() -> None:
         with controller.limit(limits=1, user_api="blas"):
             start = time.perf_counter()
-            lloyd_iter_chunked_dense(
-                G, weights, C, new, sums, labels, shift, n_threads, update_centers=update_centers
-            )
+            lloyd_iter_chunked_dense(G, weights, C, new, sums, labels, shift, n_threads, update_centers=update_centers)
             iterate.seconds = time.perf_counter() - start  # type: ignore[attr-defined]
 
     return iterate

@@ -66,9 +66,7 @@ def block_time(run: Callable[[], object]) -> float:
 
 def main() -> int:
     """Check agreement, time both sides in turn, print the ratio; return 0 if the claim holds, 1 if not."""
-    print(
-        f"Claim: a gradient of the MLP {'-'.join(map(str, SIZES))} takes at most {TARGET} of PyTorch's time."
-    )
+    print(f"Claim: a gradient of the MLP {'-'.join(map(str, SIZES))} takes at most {TARGET} of PyTorch's time.")
     torch.set_num_threads(THREADS)
     rng = np.random.default_rng(0)
     net = gcref.mlp(SIZES, dtype="float32")
