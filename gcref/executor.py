@@ -20,7 +20,7 @@ THREAD_VARIABLES = (
 
 
 def n_cores() -> int:
-    """The cores this process may use."""
+    """Return the number of cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -30,7 +30,8 @@ def n_cores() -> int:
 def single_threaded_children() -> Iterator[None]:
     """Within the block, processes that are started see one thread for BLAS, OpenMP and Numba.
 
-    One thread a worker keeps workers × threads within the cores, and a sum's rounding the same for any worker count.
+    One thread a worker keeps workers × threads within the cores, and a sum's rounding the same for any worker
+    count.
     """
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
@@ -62,7 +63,8 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
 def process_pool(n_workers: int) -> Iterator[Executor]:
     """Yield an executor of `n_workers` spawned processes of one thread each.
 
-    On an error or Ctrl-C in the block the workers are killed at once; otherwise the block waits for its futures.
+    On an error or Ctrl-C in the block the workers are killed at once; otherwise the block waits for its
+    futures.
     """
     others = set(multiprocessing.active_children())
     with single_threaded_children():
@@ -75,5 +77,6 @@ def process_pool(n_workers: int) -> Iterator[Executor]:
         except BaseException:
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
+                process.join()  # so that nothing is written any more once this returns
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -1,9 +1,10 @@
 """The results file (DESIGN section 4): one HDF5 file, built from shards so that no crash can corrupt it.
 
-While a study runs, every finished trajectory is a small file of its own in the folder ``<results>.parts``: written
-aside, flushed to disk and renamed, so a shard is either whole or absent. At the end (or at Ctrl-C) the shards are
-merged, in the order of the grid, into the results file, which appears by the same rename. Every trajectory carries
-the digest of its numbers and the file the digest of the whole, so that no number can change unnoticed.
+While a study runs, every finished trajectory is a small file of its own in the folder ``<results>.parts``:
+written aside, flushed to disk and renamed, so a shard is either whole or absent. At the end (or at Ctrl-C)
+the shards are merged, in the order of the grid, into the results file, which appears by the same rename.
+Every trajectory carries the digest of its numbers and the file the digest of the whole, so that no number can
+change unnoticed.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ import h5py
 import numpy as np
 
 SCHEMA = "gcref/1"
-NOT_DIGESTED = {"digest", "seconds"}  # an undisturbed and a resumed run differ in `seconds` alone
+NOTE = "config.json"  # in the folder of shards: the configuration they belong to
+NOT_DIGESTED = {"digest", "seconds", "command"}  # equal numbers have equal digests, however they came about
 
 SUMMARY_DTYPE = np.dtype(
     [
-        ("trajectory", "S96"),
+        ("trajectory", "S128"),
         ("method", "S32"),
         ("learning_rate", "f8"),
         ("overparametrization", "f8"),
@@ -41,21 +43,21 @@ SUMMARY_DTYPE = np.dtype(
 
 
 class StoreError(ValueError):
-    """A file that cannot be read as a results file; the message says in one sentence why."""
+    """A path that cannot be read, or written, as a results file; the message says in one sentence why."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------------------
 # Writing
 
 
 def parts_of(path: Path) -> Path:
-    """The folder of the shards of the results file `path`."""
+    """Return the folder of the shards of the results file `path`."""
     return path.with_name(path.name + ".parts")
 
 
 @contextmanager
 def _replacing(path: Path, folder: Path | None = None) -> Iterator[h5py.File]:
-    """Open a new HDF5 file, aside in `folder`, that takes the place of `path`, whole, if the block ends well."""
+    """Open a new HDF5 file, aside in `folder`, which replaces `path`, whole, if the block ends well."""
     aside = (folder or path.parent) / f".{path.name}.{os.getpid()}.tmp"
     try:
         with h5py.File(aside, "w") as file:
@@ -95,21 +97,19 @@ def write_shard(folder: Path, name: str, attrs: dict[str, Any], arrays: dict[str
     with _replacing(folder / f"{name}.h5") as file:
         group = file.create_group(name)
         for path, array in arrays.items():
-            packed = array.size > 64
-            group.create_dataset(
-                path, data=array, shuffle=packed, compression="gzip" if packed else None, compression_opts=1 if packed else None
-            )
+            packing = {"shuffle": True, "compression": "gzip", "compression_opts": 1} if array.size > 64 else {}
+            group.create_dataset(path, data=array, **packing)
         group.attrs.update(attrs)
         group.attrs["digest"] = digest(group)
 
 
 def present(folder: Path) -> set[str]:
-    """Names of the shards in `folder`, unread."""
+    """Return the names of the shards in `folder`, unread."""
     return {entry.name[:-3] for entry in os.scandir(folder) if entry.name.endswith(".h5")}
 
 
 def finished(folder: Path, names: Sequence[str]) -> list[str]:
-    """Those of `names` that have a whole shard in `folder`; a damaged one is deleted, to be computed again."""
+    """Return those of `names` with a whole shard in `folder`; a damaged one is deleted, so computed again."""
     there = present(folder)
     good = []
     for name in names:
@@ -118,7 +118,7 @@ def finished(folder: Path, names: Sequence[str]) -> list[str]:
         try:
             with h5py.File(folder / f"{name}.h5", "r") as file:
                 whole = file[name].attrs["digest"] == digest(file[name])
-        except (OSError, KeyError, RuntimeError):
+        except Exception:  # bytes damaged anywhere can make HDF5 raise anything; the answer is always the same
             whole = False
         if whole:
             good.append(name)
@@ -155,7 +155,15 @@ def merge(
         file["summary"] = np.array(summary, SUMMARY_DTYPE)
         file.attrs.update({"schema": SCHEMA, **attrs})
         file.attrs["digest"] = root_digest(file)
-    shutil.rmtree(parts)
+    _discard(parts)
+
+
+def _discard(parts: Path) -> None:
+    """Delete a folder of shards: renamed first, so that a kill leaves it whole or gone."""
+    trash = parts.with_name(f".{parts.name}.old")
+    shutil.rmtree(trash, ignore_errors=True)  # what an earlier kill left
+    os.replace(parts, trash)
+    shutil.rmtree(trash)
 
 
 def claim(path: Path, config: str, overwrite: bool = False) -> bool:
@@ -167,29 +175,30 @@ def claim(path: Path, config: str, overwrite: bool = False) -> bool:
     config : str
         JSON of all that determines the numbers.
     overwrite : bool
-        Begin anew over a results file or parts of another configuration; parts of this one are still taken up.
+        Begin anew over a finished results file, or a file or parts of another configuration. What an
+        interrupted run of this configuration left is taken up all the same.
 
     Returns
     -------
     bool
-        True if `path` is the finished file of `config`: nothing is left to do. Otherwise the folder of shards exists
-        and holds only shards of `config`.
+        True if `path` is the finished file of `config`: nothing is left to do. Otherwise the folder of shards
+        exists and holds only shards of `config`.
 
     Raises
     ------
-    ValueError
-        If the folder is missing or cannot be written, or file or parts are something else; nothing was touched.
+    StoreError
+        If the folder is missing or cannot be written, or file or parts are something else; nothing was
+        touched.
     """
     parts = parts_of(path)
     if not path.parent.is_dir():
-        raise ValueError(f"{path}: the folder {path.parent} does not exist")
+        raise StoreError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; a file name is needed")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{path}: the folder {path.parent} cannot be written")
-    state = "absent" if overwrite or not path.exists() else _state(path, config)
+        raise StoreError(f"{path} is a folder; a file name is needed")
+    state = _state(path, config, overwrite)
     if state == "finished":
-        shutil.rmtree(parts, ignore_errors=True)
+        if _config_of(parts) == config:  # a kill came between the file's rename and this
+            _discard(parts)
         return True
     _claim_parts(parts, config, overwrite)
     if state == "unfinished":
@@ -197,46 +206,69 @@ def claim(path: Path, config: str, overwrite: bool = False) -> bool:
     return False
 
 
-def _state(path: Path, config: str) -> str:
-    """Whether the results file `path` of `config` is "finished" or "unfinished"; another file is a ValueError."""
+def _state(path: Path, config: str, overwrite: bool) -> str:
+    """Whether the results file of `config` is "absent" (or to be replaced), "unfinished" or "finished"."""
+    if not path.exists():
+        return "absent"
+    advice = "give another name, or --overwrite to replace it"
     try:
         attrs = read_attrs(path)
     except StoreError as error:
-        raise ValueError(f"{error}; give another name, or --overwrite to replace it") from None
-    if attrs.get("config") != config:
-        raise ValueError(f"{path} holds another configuration; give another name, or --overwrite to replace it")
-    return "finished" if attrs.get("complete") else "unfinished"
+        if overwrite:
+            return "absent"
+        raise StoreError(f"{error}; {advice}") from None
+    same = attrs.get("config") == config
+    if same and not attrs.get("complete"):
+        return "unfinished"
+    if overwrite:
+        return "absent"
+    if not same:
+        raise StoreError(f"{path} holds another configuration; {advice}")
+    return "finished"
 
 
 def _claim_parts(parts: Path, config: str, overwrite: bool) -> None:
     """Make or take up the folder of shards of `config`."""
-    note = parts / "config.json"
     if parts.exists():
-        if note.is_file() and note.read_text(encoding="utf-8") == config:
+        found = _config_of(parts)
+        if found == config:
             return
+        if found is None:
+            raise StoreError(f"{parts} is in the way and not the parts of a run; move it, or give another name")
         if not overwrite:
-            raise ValueError(
+            raise StoreError(
                 f"{parts} holds an unfinished run of another configuration; finish it, delete it, or give --overwrite"
             )
-        shutil.rmtree(parts)
+        _discard(parts)
     # Renamed into place with its note inside, so that no kill can leave a folder that nobody recognises.
     aside = parts.with_name(f".{parts.name}.{os.getpid()}.tmp")
-    aside.mkdir()
-    (aside / note.name).write_text(config, encoding="utf-8")
-    os.replace(aside, parts)
+    try:
+        aside.mkdir(exist_ok=True)
+        (aside / NOTE).write_text(config, encoding="utf-8")
+        os.replace(aside, parts)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise StoreError(f"{parts.parent} cannot be written: {error.strerror or error}") from None
+
+
+def _config_of(parts: Path) -> str | None:
+    """Return the configuration that the folder of shards belongs to; None if it is no such folder."""
+    note = parts / NOTE
+    return note.read_text(encoding="utf-8") if note.is_file() else None
 
 
 def _unpack(path: Path) -> None:
     """Turn the trajectories of an unfinished results file back into shards, so that a run can go on."""
     parts = parts_of(path)
     with open_results(path) as file:
-        for name, group in file["trajectories"].items():
-            if not (parts / f"{name}.h5").exists():
-                with _replacing(parts / f"{name}.h5") as shard:
-                    file.copy(group, shard, name)
+        trajectories = file["trajectories"]
+        for name in set(trajectories) - present(parts):
+            # A damaged trajectory is left out, and so computed again.
+            with suppress(RuntimeError, KeyError), _replacing(parts / f"{name}.h5") as shard:
+                trajectories.copy(name, shard)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------------------
 # Reading
 
 
@@ -252,22 +284,43 @@ def open_results(path: Path | str) -> Iterator[h5py.File]:
     path = Path(path)
     if not path.is_file():
         hint = ""
-        if parts_of(path).is_dir():
+        if path.name and parts_of(path).is_dir():
             hint = "; an unfinished run left its parts beside it: run the same command again to finish it"
-        raise StoreError(f"{path}: no such file{hint}")
+        raise StoreError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{hint}")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        what = "is cut short" if "truncated" in str(error) else "is not an HDF5 file (or its beginning is damaged)"
-        raise StoreError(f"{path} {what}") from None
+        raise StoreError(f"{path} {_complaint(error)}") from None
     with file:
-        found = file.attrs.get("schema")
-        if found != SCHEMA:
+        with _readable(path):
+            found = file.attrs.get("schema")
+            missing = [name for name in ("summary", "trajectories") if name not in file]
+        if not isinstance(found, str) or found != SCHEMA:
             raise StoreError(f"{path} has schema {found!r}; this version reads {SCHEMA!r}")
-        for name in ("summary", "trajectories"):
-            if name not in file:
-                raise StoreError(f"{path} has no /{name}: it was not written to its end")
+        if missing:
+            raise StoreError(f"{path} has no /{missing[0]}: it was not written to its end")
         yield file
+
+
+def _complaint(error: OSError) -> str:
+    """Say what is wrong with a file that HDF5 cannot open."""
+    text = str(error)
+    if isinstance(error, PermissionError):
+        return "cannot be read: permission denied"
+    if "unable to lock" in text:
+        return "is being written by another process"
+    if "truncated" in text or "eof" in text:
+        return "is cut short"
+    return "is not an HDF5 file (or its beginning is damaged)"
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever HDF5 raises on damaged contents into a StoreError."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise StoreError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
 
 
 def read_summary(path: Path | str) -> np.ndarray:
@@ -278,7 +331,7 @@ def read_summary(path: Path | str) -> np.ndarray:
     StoreError
         As `open_results`, or if the table has other fields.
     """
-    with open_results(path) as file:
+    with open_results(path) as file, _readable(Path(path)):
         summary = file["summary"][()]
     if not isinstance(summary, np.ndarray) or summary.dtype.names != SUMMARY_DTYPE.names:
         raise StoreError(f"{path}: /summary does not have the fields {', '.join(SUMMARY_DTYPE.names or ())}")
@@ -287,11 +340,11 @@ def read_summary(path: Path | str) -> np.ndarray:
 
 def read_attrs(path: Path | str) -> dict[str, Any]:
     """Read the root attributes: schema, gcref_version, command, config, complete, digest."""
-    with open_results(path) as file:
+    with open_results(path) as file, _readable(Path(path)):
         return dict(file.attrs)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------------------
 # Digests
 
 
@@ -301,8 +354,8 @@ def _update(sha: Any, name: str, array: np.ndarray) -> None:
     sha.update(np.ascontiguousarray(array).tobytes())
 
 
-def _attributes(group: h5py.Group) -> bytes:
-    """The digested attributes of a group as one canonical text."""
+def _attributes(group: h5py.Group | h5py.Dataset) -> bytes:
+    """Return the digested attributes of an object as one canonical text."""
     values = {k: v.item() if isinstance(v, np.generic) else v for k, v in group.attrs.items() if k not in NOT_DIGESTED}
     return json.dumps(values, sort_keys=True, default=repr).encode()
 
@@ -313,8 +366,12 @@ def digest(group: h5py.Group) -> str:
     names: list[str] = []
     group.visit(names.append)
     for name in sorted(names):
-        if isinstance(group[name], h5py.Dataset):
-            _update(sha, name, group[name][()])
+        item = group[name]
+        if isinstance(item, h5py.Dataset):
+            _update(sha, name, item[()])
+        else:
+            sha.update(f"{name}|".encode())
+        sha.update(_attributes(item))
     return sha.hexdigest()
 
 

@@ -4,9 +4,9 @@ Only the last layer is trained, so example i's gradient is one number times its 
 
     g_i = r_i φ_i          φ_i ∈ R^I (the trailing 1 for the bias included),   r_i = σ(φ_i·w) − y_i,
 
-and one pass over the features gives the moments from which every estimator's exact variance follows. A two-class
-softmax with weights w₀, w₁ is the same model in w = w₁ − w₀: its gradient is (−r_i φ_i, r_i φ_i), so w moves with
-twice the learning rate and the sum w₀ + w₁ only decays.
+and one pass over the features gives the moments from which every estimator's exact variance follows. A
+two-class softmax with weights w₀, w₁ is the same model in w = w₁ − w₀: its gradient is (−r_i φ_i, r_i φ_i),
+so w moves with twice the learning rate and the sum w₀ + w₁ only decays.
 """
 
 import numpy as np
@@ -18,12 +18,12 @@ Array = NDArray[np.float64]
 
 
 @jit
-def _sigmoid(z: float) -> float:
-    """σ(z) without overflow for either sign of z."""
-    if z >= 0.0:
-        return 1.0 / (1.0 + np.exp(-z))
-    e = np.exp(z)
-    return e / (1.0 + e)
+def _residual(z: float, y: int) -> float:
+    """σ(z) − y as ±σ(∓z), in which nothing overflows and nothing cancels, however sure the model is."""
+    away = z if y == 0 else -z
+    e = np.exp(-abs(away))
+    miss = (1.0 if away >= 0.0 else e) / (1.0 + e)
+    return miss if y == 0 else -miss
 
 
 @fast_jit
@@ -46,8 +46,8 @@ def sgd_steps(
 ) -> None:
     """Run one SGD step a row of `batches`, in place: w ← (1 − ηλ) w − (η/B) Σ_b (σ(φ_b·w) − y_b) φ_b.
 
-    features (N, I), targets (N,) in {0, 1}, w (I,), batches (S, B) indices of examples, η the learning rate, λ the
-    weight decay. Cost: 4 B I operations a step.
+    features (N, I), targets (N,) in {0, 1}, w (I,), batches (S, B) indices of examples, η the learning rate,
+    λ the weight decay. Cost: 4 B I operations a step.
     """
     n_steps, batch_size = batches.shape
     n_inputs = w.shape[0]
@@ -57,7 +57,7 @@ def sgd_steps(
         # Every residual is taken at the old w, before any of the batch moves it.
         for b in range(batch_size):
             i = batches[step, b]
-            residuals[b] = _sigmoid(_dot(features[i], w)) - targets[i]
+            residuals[b] = _residual(_dot(features[i], w), targets[i])
         for j in range(n_inputs):
             w[j] *= shrink
         for b in range(batch_size):
@@ -68,17 +68,17 @@ def sgd_steps(
 
 
 @jit
-def residuals_and_losses(
-    features: Array, targets: NDArray[np.int8], w: Array, residuals: Array, losses: Array
-) -> None:
-    """Write r_i = σ(z_i) − y_i and ℓ_i = log(1 + e^{z_i}) − y_i z_i for z_i = φ_i·w.
+def residuals_and_losses(features: Array, targets: NDArray[np.int8], w: Array, residuals: Array, losses: Array) -> None:
+    """Write r_i = σ(z_i) − y_i and ℓ_i = log(1 + e^{∓z_i}), z_i = φ_i·w, − where y_i = 1.
 
-    features (N, I), targets (N,) in {0, 1}, w (I,); residuals and losses (N,) are outputs. Cost: 2 N I operations.
+    features (N, I), targets (N,) in {0, 1}, w (I,); residuals and losses (N,) are outputs. Cost: 2 N I
+    operations.
     """
     for i in range(features.shape[0]):
         z = _dot(features[i], w)
-        residuals[i] = _sigmoid(z) - targets[i]
-        losses[i] = max(z, 0.0) + np.log1p(np.exp(-abs(z))) - targets[i] * z
+        residuals[i] = _residual(z, targets[i])
+        away = z if targets[i] == 0 else -z
+        losses[i] = max(away, 0.0) + np.log1p(np.exp(-abs(away)))
 
 
 @fast_jit
@@ -94,12 +94,13 @@ def moments(
 ) -> None:
     """Add, in one pass over the features, what section 2.7 needs of g_i = r_i φ_i, coordinate by coordinate.
 
-        sums[m]        = Σ_i r_mi φ_i                  squares[m]       = Σ_i r_mi² φ_i∘φ_i
+        sums[m]          = Σ_i r_mi φ_i                squares[m]       = Σ_i r_mi² φ_i∘φ_i
         group_sums[l, k] = Σ_{i: a_li = k} r_0i φ_i    group_squares[l] = Σ_i N_{l, a_li} r_0i² φ_i∘φ_i
 
-    features (N, I); residuals (M, N): row 0 the model's own, further rows of other gradients of the same form (SVRG's
-    r − r̃); labels (L, N) and sizes (L, K): one row a clustering. Outputs, zero on entry: sums, squares (M, I),
-    group_sums (L, K, I), group_squares (L, I). Cost: 5 N I (M + L) operations; a row of features is read once.
+    features (N, I); residuals (M, N): row 0 the model's own, further rows of other gradients of the same form
+    (SVRG's r − r̃); labels (L, N) and sizes (L, K): one row a clustering. Outputs, zero on entry: sums,
+    squares (M, I), group_sums (L, K, I), group_squares (L, I). Cost: 5 N I (M + L) operations; a row of
+    features is read once.
     """
     n_examples, n_inputs = features.shape
     for i in range(n_examples):

@@ -2,7 +2,9 @@
 
 import itertools
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,16 @@ import numpy as np
 from gcref.studies import teacher
 
 METHODS = ("sgb", "sg2b", "svrg", "gc")
+AXES: dict[str, type] = {
+    "learning_rate": float,
+    "overparametrization": float,
+    "input_dim": int,
+    "teacher_hidden": int,
+    "duplicate_fraction": float,
+    "seed": int,
+    "methods": str,
+}
+COUNTS = ("batch_size", "student_hidden", "iterations", "measure_every", "refresh_every", "gc_iterations")
 
 
 @dataclass(frozen=True)
@@ -27,9 +39,14 @@ class Spec:
     def id(self) -> str:
         """The trajectory's name in the file: its place in the grid, whatever else the grid holds."""
         return (
-            f"lr{self.learning_rate:g}-ratio{self.overparametrization:g}-in{self.input_dim}"
-            f"-teacher{self.teacher_hidden}-dup{self.duplicate_fraction:g}-seed{self.seed}"
+            f"lr{_short(self.learning_rate)}-ratio{_short(self.overparametrization)}-in{self.input_dim}"
+            f"-teacher{self.teacher_hidden}-dup{_short(self.duplicate_fraction)}-seed{self.seed}"
         )
+
+
+def _short(value: float) -> str:
+    """Write a number as %g does where that is exact, so that no two numbers look alike."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 @dataclass(frozen=True)
@@ -38,7 +55,7 @@ class Sweep:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         Naming the argument, its value and what was expected.
     """
 
@@ -64,6 +81,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         """Refuse a grid or a protocol that cannot be run."""
+        _coerce(self)
         _check_axes(self)
         _check_protocol(self)
 
@@ -74,8 +92,9 @@ class Sweep:
         if not isinstance(values, dict) or values.pop("schema", None) != "rf-sweep/1":
             raise ValueError("config is not that of a random-features sweep (schema rf-sweep/1)")
         try:
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**fields)
+            if missing := {f.name for f in fields(cls) if f.init} - set(values):
+                raise ValueError(f"config lacks {', '.join(sorted(missing))}")
+            return cls(**values)
         except TypeError as error:
             raise ValueError(f"config has wrong fields: {error}") from None
 
@@ -84,7 +103,7 @@ class Sweep:
         return json.dumps(asdict(self), sort_keys=True)
 
     def specs(self) -> list[Spec]:
-        """The trajectories in the order of the file."""
+        """Return the trajectories in the order of the file."""
         grid = itertools.product(
             self.seed,
             self.input_dim,
@@ -96,11 +115,11 @@ class Sweep:
         return [Spec(lr, ratio, i, h, seed, dup) for seed, i, h, ratio, dup, lr in grid]
 
     def init_of(self, spec: Spec) -> str:
-        """How the student of a trajectory starts: features and weights of "unit" norm, or "uniform".
+        """Return how the student of a trajectory starts: features and weights of "unit" norm, or "uniform".
 
-        The paper's text, and its Figs. 4, 5 and 9, have unit norms. Its Fig. 8 was run by a later version of the
-        authors' code whose normalisation has no effect, which leaves their framework's default: uniform in ±1/√fan-in,
-        norms of about 1/√3. "published" follows each figure.
+        The paper's text, and its Figs. 4, 5 and 9, have unit norms. Its Fig. 8 was run by a later version of
+        the authors' code whose normalisation has no effect, which leaves their framework's default: uniform
+        in ±1/√fan-in, norms of about 1/√3. "published" follows each figure.
         """
         if self.student_init != "published":
             return self.student_init
@@ -112,14 +131,34 @@ class Sweep:
         return range(0, self.iterations + 1, self.measure_every)
 
     def refreshes(self, iteration: int) -> bool:
-        """Whether SVRG's snapshot and GC's clusters are renewed at `iteration`: at 0 before, later after measuring."""
+        """Whether SVRG's snapshot and GC's clusters are renewed: at 0 before, later after measuring."""
         return iteration % self.refresh_every == 0 and iteration < self.iterations
+
+
+def _coerce(sweep: Sweep) -> None:
+    """Give each number its own type, so that 1 and 1.0, a list and a tuple are one configuration."""
+    for name, kind in AXES.items():
+        values = getattr(sweep, name)
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise TypeError(f"{name}={values!r} must be a sequence, such as ({values!r},)")
+        object.__setattr__(sweep, name, tuple(_typed(name, value, kind) for value in values))
+    for name in COUNTS:
+        object.__setattr__(sweep, name, _typed(name, getattr(sweep, name), int))
+    object.__setattr__(sweep, "weight_decay", _typed("weight_decay", sweep.weight_decay, float))
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    """Return a value of an argument as `kind`; another sort of value is a TypeError."""
+    sort, expected = {float: (Real, "a number"), int: (Integral, "an integer"), str: (str, "a name")}[kind]
+    if isinstance(value, bool) or not isinstance(value, sort):
+        raise TypeError(f"{name}={value!r} must be {expected}")
+    return kind(value)
 
 
 def _check_axes(sweep: Sweep) -> None:
     """Each axis is non-empty, without repeats and in range."""
     positive = {"learning_rate", "overparametrization", "input_dim", "teacher_hidden"}
-    for name in (*sorted(positive), "duplicate_fraction", "seed", "methods"):
+    for name in AXES:
         values = getattr(sweep, name)
         if not values:
             raise ValueError(f"{name} is empty; at least one value is needed")
@@ -140,8 +179,8 @@ def _check_axes(sweep: Sweep) -> None:
 
 
 def _check_protocol(sweep: Sweep) -> None:
-    """The protocol's numbers make sense, alone and for the smallest data set of the grid."""
-    for name in ("batch_size", "student_hidden", "iterations", "measure_every", "refresh_every", "gc_iterations"):
+    """Check that the protocol's numbers make sense, alone and for the smallest data set of the grid."""
+    for name in COUNTS:
         if getattr(sweep, name) < 1:
             raise ValueError(f"{name}={getattr(sweep, name)} must be at least 1")
     if not (np.isfinite(sweep.weight_decay) and sweep.weight_decay >= 0):

@@ -21,7 +21,7 @@ from gcref.studies.grid import Spec, Sweep
 
 Array = NDArray[np.float64]
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------------------
 # One trajectory
 
 
@@ -37,7 +37,7 @@ def initial_theta(sweep: Sweep, spec: Spec) -> Array:
 
 
 class _Student:
-    """The trained layer as one vector w (softmax: w₁ − w₀), and the way back to the network's theta (I, O)."""
+    """The trained layer as one vector w (softmax: w₁ − w₀), and the way back to the theta (I, O)."""
 
     def __init__(self, sweep: Sweep, spec: Spec):
         n_outputs = 2 if sweep.head == "softmax" else 1
@@ -52,13 +52,18 @@ class _Student:
         """Run the SGD steps of `batches` at learning rate `rate`."""
         sgd_steps(features, targets, self.w, batches, rate * self._speed, self._weight_decay / self._speed)
         if self._sum is not None:
-            self._sum *= (1.0 - rate * self._weight_decay) ** len(batches)
+            with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is recorded, not a warning
+                self._sum *= np.power(1.0 - rate * self._weight_decay, float(len(batches)))
 
     def theta(self) -> Array:
-        """The network's flat parameter vector, (I·O,), bias row last."""
+        """Return the network's flat parameter vector, (I·O,), bias row last."""
         if self._sum is None:
             return self.w.copy()
         return np.stack([(self._sum - self.w) / 2, (self._sum + self.w) / 2], axis=1).ravel()
+
+    def finite(self) -> bool:
+        """Whether no parameter has overflowed."""
+        return bool(np.isfinite(self.w).all() and (self._sum is None or np.isfinite(self._sum).all()))
 
     def output_gradients(self, residuals: Array) -> Array:
         """∂ℓ/∂output (N, O): (−r, r) for the softmax, (r) for the logistic head."""
@@ -66,7 +71,7 @@ class _Student:
 
 
 class _Measurement:
-    """What the estimators hold between refreshes, and their exact variance at the student's present weights."""
+    """What the estimators hold between refreshes, and their exact variance at the present weights."""
 
     def __init__(self, sweep: Sweep, spec: Spec, features: Array, targets: NDArray[np.int8]):
         self.sweep, self.features, self.targets = sweep, features, targets
@@ -96,10 +101,12 @@ class _Measurement:
             self.labels[name] = clustering.fit(traces).labels_.astype(np.int32)
 
     def variances(self) -> dict[str, tuple[float, float]]:
-        """(average, normalized) variance of each method, and under "" the noise scale twice (Eq. 1, DESIGN 2.7)."""
+        """Each method's (average, normalized) variance, and under "" the noise scale twice (DESIGN 2.7)."""
         n, n_inputs = self.features.shape
         batch_size = self.sweep.batch_size
-        rows = [self.residuals, self.residuals - self.reference] if "svrg" in self.sweep.methods else [self.residuals]
+        rows = [self.residuals]
+        if "svrg" in self.sweep.methods:
+            rows.append(self.residuals - self.reference)
         labels = np.array(list(self.labels.values()), dtype=np.int64).reshape(len(self.labels), n)
         sizes = np.array([np.bincount(row, minlength=batch_size) for row in labels], dtype=np.int64)
         sums, squares = np.zeros((2, len(rows), n_inputs))
@@ -119,10 +126,18 @@ class _Measurement:
         for i, name in enumerate(self.labels):
             within = np.maximum(group_squares[i] - np.einsum("kj,kj->j", group_sums[i], group_sums[i]), 0.0)
             coordinates[name] = within / n**2
-        out = {m: (float(v.mean()), _normalized(v, mean)) for m, v in coordinates.items() if m in self.sweep.methods}
-        noise = float(one[0].sum() / (mean @ mean)) if mean.any() else 0.0
+        methods = [name for name in coordinates if name in self.sweep.methods]
+        out = {m: (float(coordinates[m].mean()), _normalized(coordinates[m], mean)) for m in methods}
+        noise = _noise_scale(float(one[0].sum()), float(mean @ mean))
         out[""] = (noise, noise)
         return out
+
+
+def _noise_scale(trace: float, sq_norm: float) -> float:
+    """Tr Σ / ‖ḡ‖², 0/0 = 0."""
+    if sq_norm == 0:
+        return 0.0 if trace == 0 else np.inf
+    return trace / sq_norm
 
 
 def _normalized(variance: Array, mean: Array) -> float:
@@ -146,8 +161,8 @@ def run_trajectory(
     Returns
     -------
     attrs, arrays : dict, dict
-        The attributes and data sets of the trajectory's group in the file (DESIGN section 4). From the point where a
-        trajectory diverges its series hold NaN.
+        The attributes and data sets of the trajectory's group in the file (DESIGN section 4). From the point
+        where a trajectory diverges its series hold NaN.
     """
     start = time.perf_counter()
     student = _Student(sweep, spec)
@@ -160,9 +175,10 @@ def run_trajectory(
     status = "complete"
     for index, iteration in enumerate(sweep.points):
         if iteration:
-            student.train(features, targets, batches[iteration - sweep.measure_every : iteration], spec.learning_rate)
+            steps = batches[iteration - sweep.measure_every : iteration]
+            student.train(features, targets, steps, spec.learning_rate)
         measurement.forward(student)
-        if not (np.isfinite(student.w).all() and np.isfinite(measurement.losses).all()):
+        if not (student.finite() and np.isfinite(measurement.losses).all()):
             status = "diverged"
             break
         if iteration == 0:
@@ -185,7 +201,8 @@ def _record(arrays: dict[str, np.ndarray], index: int, measurement: _Measurement
     """Write one measuring point into the series."""
     variances = measurement.variances()
     arrays["train_loss"][index] = measurement.losses.mean()
-    arrays["train_accuracy"][index] = np.mean((measurement.residuals + measurement.targets > 0.5) == measurement.targets)
+    predicted = measurement.residuals + measurement.targets > 0.5
+    arrays["train_accuracy"][index] = np.mean(predicted == measurement.targets)
     arrays["noise_scale"][index] = variances.pop("")[0]
     for method, (average, normalized) in variances.items():
         arrays[f"variance/{method}"][index] = average
@@ -202,31 +219,37 @@ def _snapshot(iteration: int, student: _Student, measurement: _Measurement) -> d
     return arrays
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------------------
 # Many trajectories
 
 
 def datasets(sweep: Sweep, specs: Sequence[Spec]) -> Iterator[tuple[Spec, Array, NDArray[np.int8]]]:
-    """Yield each spec with its features (N, I) and labels (N,), sharing what specs of one (seed, input_dim) can.
+    """Yield each spec with its features (N, I) and labels (N,), sharing what can be shared.
 
-    `specs` must agree in seed and input_dim. The teacher's outputs are computed once a teacher, the student's features
-    once a way to start, for the largest N.
+    `specs` must agree in seed and input_dim. The teacher's outputs are computed once a teacher, the student's
+    features once a way to start, for the largest N.
     """
     seed, input_dim = specs[0].seed, specs[0].input_dim
     sizes = {spec: teacher.n_train(spec.overparametrization, sweep.student_hidden) for spec in specs}
     x = teacher.draw_inputs(seed, input_dim, max(sizes.values()))
     outputs: dict[int, Array] = {}
-    for init in dict.fromkeys(sweep.init_of(spec) for spec in specs):
-        features = teacher.student_features(seed, x, sweep.student_hidden, init)
-        for spec in sorted(specs, key=lambda spec: spec.teacher_hidden):
-            if sweep.init_of(spec) != init:
-                continue
-            if spec.teacher_hidden not in outputs:
-                outputs[spec.teacher_hidden] = teacher.teacher_outputs(seed, x, spec.teacher_hidden, sweep.precision)
-            n = sizes[spec]
-            rows = teacher.duplicated_rows(n, spec.duplicate_fraction)
-            targets = teacher.labels_of(outputs[spec.teacher_hidden][:n])[rows]
-            yield spec, features[:n] if spec.duplicate_fraction == 0 else features[rows], targets
+    features: dict[str, Array] = {}
+    for spec in _in_order(sweep, specs):
+        init = sweep.init_of(spec)
+        if init not in features:
+            features = {init: teacher.student_features(seed, x, sweep.student_hidden, init)}
+        if spec.teacher_hidden not in outputs:
+            f = teacher.teacher_outputs(seed, x, spec.teacher_hidden, sweep.precision)
+            outputs[spec.teacher_hidden] = f
+        n = sizes[spec]
+        rows = teacher.duplicated_rows(n, spec.duplicate_fraction)
+        targets = teacher.labels_of(outputs[spec.teacher_hidden][:n])[rows]
+        yield spec, features[init][:n] if spec.duplicate_fraction == 0 else features[init][rows], targets
+
+
+def _in_order(sweep: Sweep, specs: Iterable[Spec]) -> list[Spec]:
+    """Sort specs so that those that share something costly follow one another."""
+    return sorted(specs, key=lambda s: (s.seed, s.input_dim, sweep.init_of(s), s.teacher_hidden))
 
 
 def run_unit(sweep: Sweep, specs: Sequence[Spec], parts: str) -> int:
@@ -237,30 +260,43 @@ def run_unit(sweep: Sweep, specs: Sequence[Spec], parts: str) -> int:
     return len(specs)
 
 
-def units(specs: Iterable[Spec]) -> list[list[Spec]]:
+def units(sweep: Sweep, specs: Iterable[Spec]) -> list[list[Spec]]:
     """Group specs that share inputs, the costliest group first, so that workers end together."""
     groups: dict[tuple[int, int], list[Spec]] = {}
     for spec in specs:
         groups.setdefault((spec.seed, spec.input_dim), []).append(spec)
-    return sorted(groups.values(), key=lambda group: -sum(costs(group).values()))
+    return sorted(groups.values(), key=lambda group: -sum(costs(sweep, group).values()))
 
 
-def costs(specs: Sequence[Spec]) -> dict[Spec, float]:
-    """Estimate each trajectory's share of the work in seconds; a teacher's own cost falls to its first trajectory."""
+def costs(sweep: Sweep, specs: Sequence[Spec]) -> dict[Spec, float]:
+    """Estimate the seconds of each trajectory on one core; shared work falls to the first that needs it.
+
+    The constants are those of one core of a 2020s server; only their ratios matter.
+    """
+    n_inputs = sweep.student_hidden + 1
+    sizes = {spec: teacher.n_train(spec.overparametrization, sweep.student_hidden) for spec in specs}
+    largest: dict[tuple[int, int], int] = {}
+    for spec, n in sizes.items():
+        unit = (spec.seed, spec.input_dim)
+        largest[unit] = max(n, largest.get(unit, teacher.BLOCK_ROWS))
     out: dict[Spec, float] = {}
-    teachers: set[tuple[int, int, int]] = set()
-    for spec in specs:
-        n = 1000 / spec.overparametrization
-        out[spec] = 0.08 + 9e-5 * n
-        key = (spec.seed, spec.input_dim, spec.teacher_hidden)
-        if key not in teachers:
-            teachers.add(key)
-            largest = max(1000 / s.overparametrization for s in specs if s.seed == spec.seed)
-            out[spec] += 2.5e-11 * largest * spec.input_dim * (spec.teacher_hidden + 2000)
+    paid: set[tuple] = set()
+    for spec in _in_order(sweep, specs):
+        steps = 8e-10 * sweep.iterations * sweep.batch_size * n_inputs
+        out[spec] = 0.05 + steps + 2.5e-9 * len(sweep.points) * sizes[spec] * n_inputs
+        unit = (spec.seed, spec.input_dim)
+        numbers = largest[unit] * spec.input_dim
+        shared: dict[tuple, float] = {
+            (*unit, "inputs"): 9e-9 * numbers,
+            (*unit, "features", sweep.init_of(spec)): 4.6e-11 * numbers * sweep.student_hidden,
+            (*unit, "teacher", spec.teacher_hidden): 2.3e-11 * numbers * spec.teacher_hidden,
+        }
+        out[spec] += sum(seconds for key, seconds in shared.items() if key not in paid)
+        paid |= shared.keys()
     return out
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------------------
 # The summary
 
 

@@ -38,7 +38,8 @@ def run_sweep(
     overwrite : bool
         Replace a file of another configuration.
     progress : callable, optional
-        Called every quarter of a second with the number of finished trajectories and the share of the work done.
+        Called every quarter of a second with the number of finished trajectories and the share of this call's
+        work that is done.
 
     Returns
     -------
@@ -47,7 +48,7 @@ def run_sweep(
 
     Raises
     ------
-    ValueError
+    gcref.store.StoreError
         If the file cannot be written or belongs to something else (see `gcref.store.claim`).
     KeyboardInterrupt
         After what is finished has been merged into an unfinished results file, which the same call completes.
@@ -66,15 +67,13 @@ def run_sweep(
     return True
 
 
-def _run(
-    sweep: Sweep, todo: list[Spec], path: Path, n_workers: int, n_done: int, progress: Progress | None
-) -> None:
+def _run(sweep: Sweep, todo: list[Spec], path: Path, n_workers: int, n_done: int, progress: Progress | None) -> None:
     """Run the trajectories `todo` on a pool and report how far it is."""
-    work = units(todo)
+    work = units(sweep, todo)
     if not work:
         return
     parts = store.parts_of(path)
-    share = costs(todo)
+    share = costs(sweep, todo)
     total = sum(share.values())
     with process_pool(min(n_workers, len(work))) as pool:
         futures = [pool.submit(run_unit, sweep, unit, str(parts)) for unit in work]
@@ -96,7 +95,10 @@ def _merge(sweep: Sweep, path: Path, command: str) -> None:
 
     def rows(group: h5py.Group) -> list[tuple]:
         name = group.name.rsplit("/", 1)[-1]
-        series = ["iteration", *(f"{kind}/{m}" for kind in ("variance", "normalized_variance") for m in sweep.methods)]
+        series = [
+            "iteration",
+            *(f"{kind}/{m}" for kind in ("variance", "normalized_variance") for m in sweep.methods),
+        ]
         arrays = {path: group[path][()] for path in series}
         return summary_rows(by_id[name], int(group.attrs["n_train"]), arrays, sweep.methods)
 

@@ -1,8 +1,9 @@
-"""The data of the random-features study (section 4.2 of the paper; DESIGN 2.8): inputs, labels, student features.
+"""The data of the random-features study (section 4.2; DESIGN 2.8): inputs, labels, student features.
 
-A row's numbers depend on the seed, the dimensions and the row's own index, never on how many rows are asked for: the
-data set of N examples is the first N rows of any larger one, and is computed once for all of them. Products are
-formed in blocks of a fixed shape for the same reason: BLAS may round a row differently in a block of another shape.
+A row's numbers depend on the seed, the dimensions and the row's own index, never on how many rows are asked
+for: the data set of N examples is the first N rows of any larger one, and is computed once for all of them.
+Products are formed in blocks of a fixed shape for the same reason: BLAS may round a row differently in a
+block of another shape.
 """
 
 import zlib
@@ -61,7 +62,8 @@ def teacher_outputs(
 
     Notes
     -----
-    The features pass by in blocks, so memory is that of x and one block. Cost: 2·rows·I·teacher_hidden operations.
+    The features pass by in blocks, so memory is that of x and one block. Cost: 2·rows·I·teacher_hidden
+    operations.
     """
     n_rows, input_dim = x.shape
     draw = stream(seed, "teacher features", input_dim, teacher_hidden)
@@ -78,9 +80,7 @@ def teacher_outputs(
     return f
 
 
-def student_features(
-    seed: int, x: NDArray[np.float32], n_hidden: int, init: str = "unit"
-) -> NDArray[np.float64]:
+def student_features(seed: int, x: NDArray[np.float32], n_hidden: int, init: str = "unit") -> NDArray[np.float64]:
     """Compute φ(x) = [relu(x·θ_h) for h = 1…n_hidden, 1] in float64, (rows, n_hidden + 1).
 
     `init` "unit": θ_h ~ N(0, I) scaled to norm 1; "uniform": uniform in ±1/√input_dim, of norm about 1/√3.
