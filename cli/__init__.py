@@ -24,7 +24,7 @@ def cli() -> None:
     gcref rf-sweep --quick --out quick.h5     a small sweep, in seconds
     gcref figures quick.h5 --out figures      the paper's figures from it
     gcref validate quick.h5                   recompute its numbers from scratch
-    """
+    """  # noqa: D301, D400
 
 
 for command in (rf_sweep, figures, validate, info, warmup):

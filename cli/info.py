@@ -7,7 +7,19 @@ import time
 
 import click
 
-PACKAGES = ("numpy", "numba", "scipy", "h5py", "matplotlib", "click", "rich", "scikit-learn", "torch", "numba-cuda", "dask")
+PACKAGES = (
+    "numpy",
+    "numba",
+    "scipy",
+    "h5py",
+    "matplotlib",
+    "click",
+    "rich",
+    "scikit-learn",
+    "torch",
+    "numba-cuda",
+    "dask",
+)
 
 
 @click.command()
@@ -16,7 +28,7 @@ def info() -> None:
 
     \b
     gcref info
-    """
+    """  # noqa: D301
     from gcref import __version__
     from gcref.executor import THREAD_VARIABLES, n_cores
     from gcref.kernels.jit import CACHE, gpu
@@ -30,7 +42,8 @@ def info() -> None:
             click.echo(f"{name:<12} not installed")
     click.echo(f"cores        {n_cores()}; rf-sweep runs that many workers of one thread each")
     asked = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
-    click.echo(f"threads      {', '.join(f'{k}={v}' for k, v in asked.items()) or 'library defaults (no variable set)'}")
+    threads = ", ".join(f"{k}={v}" for k, v in asked.items())
+    click.echo(f"threads      {threads or 'library defaults (no variable set)'}")
     click.echo(f"blas         {_blas()}")
     click.echo(f"jit cache    {'on' if CACHE else 'off (GCREF_NUMBA_CACHE=0)'}")
     click.echo(f"gpu          {gpu()}")
@@ -56,7 +69,7 @@ def warmup() -> None:
 
     \b
     gcref warmup
-    """
+    """  # noqa: D301
     start = time.monotonic()
     click.echo("compiling ...", err=True)
     from gcref.studies.warmup import compile_all

@@ -3,26 +3,30 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gcref.cli.common import FLOATS, INTEGERS, WORDS, flatten, usage_errors
+from gcref.cli.progress import progress_on_stderr
 
 if TYPE_CHECKING:
     import numpy as np
 
 # The small grid of --quick: all four estimators and all three learning rates, no 10,000-dimensional teacher.
-QUICK = {"overparametrization": (0.1, 0.5, 1.0, 2.0, 5.0, 10.0), "input_dim": (100,), "teacher_hidden": (100,)}
+QUICK = {
+    "overparametrization": (0.1, 0.5, 1.0, 2.0, 5.0, 10.0),
+    "input_dim": (100,),
+    "teacher_hidden": (100,),
+}
 # The grid of a bare --duplicates: Fig. 8.
 FIGURE_8 = "0.1,0.5,0.9"
 
 
 def _axis(flag: str, kind: click.ParamType, default: str, text: str, *more: str) -> Callable:
-    """An option for one axis of the grid: repeatable, or a comma list."""
+    """Return an option for one axis of the grid: repeatable, or a comma list."""
     name = flag.strip("-").replace("-", "_")
     return click.option(flag, *more, name, type=kind, multiple=True, metavar="LIST", show_default=default, help=text)
 
@@ -51,8 +55,8 @@ def _axis(flag: str, kind: click.ParamType, default: str, text: str, *more: str)
 @click.option("--head", type=click.Choice(["softmax", "logistic"]), show_default="softmax", help="The student's loss.")
 @click.option(
     "--student-init", type=click.Choice(["published", "unit", "uniform"]), show_default="published",
-    help="Norms of the student's features and first weights: 1 (the paper's text), uniform in ±1/√fan-in, or as each "
-    "published figure was run: uniform with duplicates (Fig. 8), else unit.",
+    help="Norms of the student's features and first weights: 1 (the paper's text), uniform in ±1/√fan-in, or "
+    "as each published figure was run: uniform with duplicates (Fig. 8), else unit.",
 )  # fmt: skip
 @click.option(
     "--precision", type=click.Choice(["float32", "float64"]), show_default="float32",
@@ -67,15 +71,15 @@ def _axis(flag: str, kind: click.ParamType, default: str, text: str, *more: str)
 def rf_sweep(out: Path, quick: bool, workers: int | None, overwrite: bool, **options: Any) -> None:
     """Train random-features models over a grid and measure the variance of every estimator, exactly.
 
-    Section 4.2 and 4.3 of the paper. A run that is killed or stopped is finished by the same command, with the
-    same numbers. LIST is a comma-separated list; every LIST option may also be repeated.
+    Section 4.2 and 4.3 of the paper. A run that is killed or stopped is finished by the same command, with
+    the same numbers. LIST is a comma-separated list; every LIST option may also be repeated.
 
     \b
     gcref rf-sweep --out results.h5                  the paper's grid, 324 trajectories
     gcref rf-sweep --quick --out quick.h5            seconds
     gcref rf-sweep --duplicates --out dup.h5         Fig. 8
     gcref rf-sweep --learning-rate 0.01,0.03 --seed 0 --ratio 1 --ratio 5 --out mine.h5
-    """
+    """  # noqa: D301
     if out.suffix not in {".h5", ".hdf5"}:
         raise click.UsageError(f"--out {out}: the name of a results file ends in .h5 or .hdf5")
     from gcref.executor import n_cores
@@ -88,7 +92,7 @@ def rf_sweep(out: Path, quick: bool, workers: int | None, overwrite: bool, **opt
 
 
 def _settings(quick: bool, options: dict[str, Any]) -> dict[str, Any]:
-    """Only what was asked for: --quick's grid, then each option given; the rest is left to the library's defaults."""
+    """Return only what was asked for, --quick's grid and each option given; the library has the defaults."""
     given = {k: flatten(v) if isinstance(v, tuple) else v for k, v in options.items() if v not in (None, ())}
     if any(given.get("duplicate_fraction", ())) and "learning_rate" not in given and not quick:
         given["learning_rate"] = (0.01,)
@@ -99,15 +103,17 @@ def _run(sweep: Any, out: Path, workers: int, command: str, overwrite: bool) -> 
     """Run, showing progress on stderr, and print the summary on stdout."""
     from concurrent.futures.process import BrokenProcessPool
 
-    from gcref.store import read_summary
+    from gcref.store import StoreError, read_summary
     from gcref.studies.sweep import run_sweep
 
     start = time.monotonic()
     total = len(sweep.specs())
     again = "the same command finishes it"
     try:
-        with usage_errors(), _progress(total) as progress:
+        with progress_on_stderr(total) as progress:
             ran = run_sweep(sweep, out, workers, command, overwrite, progress)
+    except StoreError as error:
+        raise click.UsageError(str(error)) from None
     except KeyboardInterrupt:
         click.echo(f"\nStopped. {out} holds what is finished; {again}.", err=True)
         sys.exit(130)
@@ -123,56 +129,33 @@ def _run(sweep: Any, out: Path, workers: int, command: str, overwrite: bool) -> 
     click.echo(f"{out}: {total} trajectories in {seconds:.0f} s. Next: gcref figures {out} --out figures")
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, float], None]]:
-    """A bar with the time left on a terminal, a plain line every tenth of the work in a pipe."""
-    if not sys.stderr.isatty():
-        shown = -1
-
-        def plain(done: int, share: float) -> None:
-            nonlocal shown
-            if int(10 * share) > shown:
-                shown = int(10 * share)
-                click.echo(f"{done} of {total} trajectories, {share:.0%} of the work", err=True)
-
-        yield plain
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.fields[done]} of {task.fields[n]} trajectories"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=1.0, done=0, n=total)
-        yield lambda done, share: bar.update(task, completed=share, done=done)
-
-
 def _print_summary(summary: "np.ndarray") -> None:
-    """Print the variance of each method, averaged over seeds, inputs and teachers, for each point of the figures."""
+    """Print each method's variance, averaged over seeds, inputs and teachers, point by point."""
     import numpy as np
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     methods = [name.decode() for name in dict.fromkeys(summary["method"])]
-    table = Table(title="Average variance, mean over the last 70 % of the measurements")
-    for column in ("learning rate", "duplicates", "h_s/N", "N", *methods, "normalized sgb", "diverged"):
-        table.add_column(column, justify="right")
+    table = Table(title="Average variance, mean over the last 70 % of the measurements", box=SIMPLE_HEAD)
+    columns = ("learning\nrate", "duplicate\nfraction", "h_s/N", "N", *methods, "normalized\nsgb", "diverged")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     keys = summary[["learning_rate", "duplicate_fraction", "overparametrization", "n_train"]]
     for key in np.unique(keys):
         rows = summary[keys == key]
         finite = rows[np.isfinite(rows["variance_mean70"])]
-        cells = [f"{finite[finite['method'] == m.encode()]['variance_mean70'].mean():.3g}" if len(finite) else "-" for m in methods]
+        cells = [_mean(finite[finite["method"] == m.encode()]["variance_mean70"], "{:.2e}") for m in methods]
         first = finite[finite["method"] == summary["method"][0]]
-        normalized = f"{first['normalized_variance_mean70'].mean():.3f}" if len(first) else "-"
+        normalized = _mean(first["normalized_variance_mean70"], "{:.3f}")
         diverged = len({row["trajectory"] for row in rows}) - len({row["trajectory"] for row in finite})
         lr, dup, ratio, n = key.item()
         table.add_row(f"{lr:g}", f"{dup:g}", f"{ratio:g}", str(n), *cells, normalized, str(diverged or ""))
     console = Console()
-    console.width = max(console.width, 100)
+    console.width = max(console.width, 110)
     console.print(table)
+
+
+def _mean(values: "np.ndarray", form: str) -> str:
+    """Return the mean as text; of nothing, where everything diverged, a dash."""
+    return form.format(values.mean()) if len(values) else "-"

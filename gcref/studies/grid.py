@@ -88,7 +88,10 @@ class Sweep:
     @classmethod
     def from_json(cls, text: str) -> "Sweep":
         """Read back what `to_json` wrote; unknown or missing fields are a ValueError."""
-        values: Any = json.loads(text)
+        try:
+            values: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"config is not JSON: {error}") from None
         if not isinstance(values, dict) or values.pop("schema", None) != "rf-sweep/1":
             raise ValueError("config is not that of a random-features sweep (schema rf-sweep/1)")
         try:

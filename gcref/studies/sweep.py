@@ -1,6 +1,5 @@
 """Run the random-features grid on a pool of workers, resumable at every trajectory."""
 
-import json
 from collections.abc import Callable
 from concurrent.futures import wait
 from pathlib import Path
@@ -30,7 +29,7 @@ def run_sweep(
     ----------
     sweep : Sweep
     path : Path
-        The results file (DESIGN section 4).
+        The results file (see `gcref.store`).
     n_workers : int
         Processes, one thread each. The numbers do not depend on it.
     command : str
@@ -122,5 +121,5 @@ def config_of(path: Path | str) -> Sweep:
     text = store.read_attrs(path).get("config", "")
     try:
         return Sweep.from_json(text)
-    except (ValueError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise store.StoreError(f"{path}: {error}") from None

@@ -1,0 +1,71 @@
+"""Compile every kernel once, so that later runs find it on disk."""
+
+from types import ModuleType
+
+import numpy as np
+
+from gcref.clustering.exact import ExactClustering
+from gcref.clustering.low_rank import GradientClustering
+from gcref.engine.trace import Trace
+from gcref.kernels import cpu, random_features
+from gcref.studies.grid import Sweep
+from gcref.studies.random_features import datasets, run_trajectory
+
+
+def compile_all() -> int:
+    """Call every kernel on tiny arrays of the types that the studies and the clusterers use.
+
+    Returns
+    -------
+    int
+        How many kernels are ready; all of them.
+    """
+    _sweep()
+    for dtype in (np.float32, np.float64):
+        _clusterers(np.dtype(dtype))
+    return sum(bool(signatures) for signatures in compiled().values())
+
+
+def compiled() -> dict[str, list]:
+    """Return the argument types each kernel is ready for; private ones are part of those that call them."""
+    modules: tuple[ModuleType, ...] = (cpu, random_features)
+    return {
+        f"{module.__name__}.{name}": list(kernel.signatures)
+        for module in modules
+        for name, kernel in sorted(vars(module).items())
+        if hasattr(kernel, "signatures") and kernel.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def _sweep() -> None:
+    """Run the smallest trajectory."""
+    sweep = Sweep(
+        learning_rate=(0.01,),
+        overparametrization=(0.5,),
+        input_dim=(2,),
+        teacher_hidden=(2,),
+        seed=(0,),
+        batch_size=2,
+        student_hidden=4,
+        iterations=2,
+        measure_every=1,
+        refresh_every=1,
+        gc_iterations=1,
+    )
+    for spec, features, targets in datasets(sweep, sweep.specs()):
+        run_trajectory(sweep, spec, features, targets)
+
+
+def _clusterers(dtype: np.dtype) -> None:
+    """Fit every clusterer in each of its ways, to fully connected and to convolutional traces."""
+    rng = np.random.default_rng(0)
+    for positions in (1, 2):
+        A, D = rng.standard_normal((2, 8, positions, 2)).astype(dtype)
+        for sizes in ("sequential", "fixed"):
+            GradientClustering(2, sizes=sizes, n_iter=2).fit([Trace(A, D)])
+    G = rng.standard_normal((8, 3)).astype(dtype)
+    for form in ("explicit", "gram"):
+        ExactClustering(2, sizes="sequential", n_iter=2, form=form).fit(G)
+        ExactClustering(2, sizes="fixed", n_iter=2, form=form).fit(G)
+        ExactClustering(2, update="exchange", n_iter=2, form=form).fit(G)
+    cpu.sq_distance(1.0, 0.0, 1.0)

@@ -1,0 +1,95 @@
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+import gcref
+from gcref.cli import cli, main
+
+HEAVY = ("numpy", "numba", "scipy", "h5py", "matplotlib", "rich", "torch", "multiprocessing")
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli, list(arguments))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["rf-sweep", "--help"], ["figures", "--help"]])
+def test_help_loads_nothing_heavy(arguments):
+    code = f"""
+import sys
+from gcref.cli import cli
+try:
+    cli({arguments!r}, prog_name="gcref")
+except SystemExit as end:
+    assert end.code == 0
+print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "gcref" in done.stdout
+
+
+def test_help_names_every_command():
+    shown = invoke("--help").output
+    assert set(cli.commands) == {"rf-sweep", "figures", "validate", "info", "warmup"}
+    assert all(f"\n  {name} " in shown for name in cli.commands)
+    assert invoke("-h").output == shown
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_has_help_with_an_example(command):
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert f"gcref {command}" in result.output.split("Usage:")[1].split("\n", 1)[1]
+
+
+def test_version():
+    assert invoke("--version").output == f"gcref, version {gcref.__version__}\n"
+
+
+def test_an_unknown_command_is_a_usage_error():
+    result = invoke("rf-sweeep")
+    assert result.exit_code == 2
+    assert "rf-sweeep" in result.stderr
+
+
+def test_info():
+    result = invoke("info")
+    assert result.exit_code == 0, result.output
+    lines = dict(line.split(None, 1) for line in result.stdout.splitlines())
+    assert lines["gcref"] == gcref.__version__
+    assert {"python", "numpy", "numba", "cores", "threads", "blas", "jit", "gpu", "data"} <= set(lines)
+
+
+def test_info_names_the_thread_variables_that_are_set(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert "OMP_NUM_THREADS=3" in invoke("info").stdout
+
+
+def test_warmup():
+    result = invoke("warmup")
+    assert result.exit_code == 0, result.output
+    n_kernels, rest = result.stdout.split(maxsplit=1)
+    assert int(n_kernels) > 10
+    assert rest.startswith("kernels ready in")
+
+
+def test_whatever_goes_wrong_is_one_sentence(monkeypatch, capsys):
+    def fail(**_):
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr("gcref.cli.cli", fail)
+    monkeypatch.delenv("GCREF_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "Error: RuntimeError: first line (GCREF_TRACEBACK=1 shows where)\n"
+    monkeypatch.setenv("GCREF_TRACEBACK", "1")
+    with pytest.raises(RuntimeError):
+        main()
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "gcref.cli", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("gcref, version")

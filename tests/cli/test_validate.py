@@ -1,0 +1,83 @@
+import h5py
+import pytest
+from click.testing import CliRunner
+
+from gcref.cli import cli
+from gcref.studies.grid import Sweep
+from gcref.studies.sweep import run_sweep
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli, ["validate", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    path = tmp_path_factory.mktemp("results") / "x.h5"
+    sweep = Sweep(
+        learning_rate=(0.1,), overparametrization=(0.5, 1.0), input_dim=(6,), teacher_hidden=(7,), seed=(0,),
+        batch_size=4, student_hidden=12, iterations=40, measure_every=10, refresh_every=20,
+    )  # fmt: skip
+    run_sweep(sweep, path, 1)
+    return path
+
+
+def test_a_good_file(results):
+    before = results.read_bytes()
+    result = invoke(results, "--workers", 1)
+    assert result.exit_code == 0, result.output
+    rows = {line.split("  ")[1].strip(): line for line in result.stdout.splitlines() if " pass " in line}
+    assert {"digests", "snapshots", "replay: numbers", "labels", "Monte Carlo: pooled"} <= set(rows)
+    assert "FAIL" not in result.stdout
+    assert "normalized at T = 10: sgb 0." in result.stdout
+    assert "optimum gap: alternating" in result.stdout
+    assert f"{results}: every check passed (2 trajectories" in result.stdout
+    assert result.stderr.splitlines()[-1].startswith("2 of 2 trajectories, 100% of the work")
+    assert results.read_bytes() == before
+
+
+def test_a_changed_file(results, tmp_path):
+    path = tmp_path / "changed.h5"
+    path.write_bytes(results.read_bytes())
+    with h5py.File(path, "a") as file:
+        for group in file["trajectories"].values():
+            for series in [*group["variance"].values(), *group["normalized_variance"].values()]:
+                series[...] = series[()] * 0.99
+    result = invoke(path)
+    assert result.exit_code == 1
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(("0 of", "1 of", "2 of"))]
+    assert 10 < len(lines) <= 20 + 8  # a line more for each check that has more failures than are shown
+    assert any(": variance/" in line and " is 0.0" in line and ", expected 0.0" in line for line in lines)
+    assert any(line.endswith(" more") for line in lines)
+    assert "FAIL in digests, summary, snapshots, replay: numbers, objective" in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "not HDF5", "cut short", "another schema", "no config"])
+def test_what_cannot_be_read_is_a_usage_error(results, tmp_path, kind):
+    path = tmp_path / "x.h5"
+    if kind == "folder":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_bytes(results.read_bytes())
+    if kind == "not HDF5":
+        path.write_text("hello")
+    elif kind == "cut short":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif kind in {"another schema", "no config"}:
+        with h5py.File(path, "a") as file:
+            if kind == "another schema":
+                file.attrs["schema"] = "gcref/9"
+            else:
+                del file.attrs["config"]
+    result = invoke(path)
+    assert result.exit_code == 2
+    message = result.stderr.split("Error: ")[1]
+    assert str(path) in message
+    assert "Traceback" not in result.output
+    expected = {"missing": "no such file", "folder": "is a folder", "not HDF5": "not an HDF5 file",
+                "cut short": "cut short", "another schema": "'gcref/9'", "no config": "config"}  # fmt: skip
+    assert expected[kind] in message
+
+
+def test_workers_must_be_positive(results):
+    assert invoke(results, "--workers", 0).exit_code == 2
