@@ -1,4 +1,4 @@
-"""The results file (DESIGN section 4): one HDF5 file, built from shards so that no crash can corrupt it.
+"""The results file (its layout is in the README): one HDF5 file, built from shards so that no crash can corrupt it.
 
 While a study runs, every finished trajectory is a small file of its own in the folder ``<results>.parts``:
 written aside, flushed to disk and renamed, so a shard is either whole or absent. At the end (or at Ctrl-C)

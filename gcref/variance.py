@@ -1,4 +1,4 @@
-"""The variance of a gradient estimator, exact or by the paper's Monte Carlo (DESIGN 2.7)."""
+"""The variance of a gradient estimator, exact or by the paper's Monte Carlo (Eq. 1 and section 4 of the paper)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

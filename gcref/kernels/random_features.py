@@ -1,4 +1,4 @@
-"""The fused random-features trajectory (section 4.2 of the paper; DESIGN 2.8).
+"""The fused random-features trajectory (section 4.2 of the paper).
 
 Only the last layer is trained, so example i's gradient is one number times its features,
 
@@ -92,7 +92,7 @@ def moments(
     group_sums: Array,
     group_squares: Array,
 ) -> None:
-    """Add, in one pass over the features, what section 2.7 needs of g_i = r_i φ_i, coordinate by coordinate.
+    """Add, in one pass over the features, what the variances need of g_i = r_i φ_i, coordinate by coordinate.
 
         sums[m]          = Σ_i r_mi φ_i                squares[m]       = Σ_i r_mi² φ_i∘φ_i
         group_sums[l, k] = Σ_{i: a_li = k} r_0i φ_i    group_squares[l] = Σ_i N_{l, a_li} r_0i² φ_i∘φ_i

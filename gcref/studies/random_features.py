@@ -1,4 +1,4 @@
-"""The random-features study (Figs. 4, 5, 8, 9; DESIGN 2.8): small trajectories, every variance exact."""
+"""The random-features study (Figs. 4, 5, 8 and 9 of the paper): small trajectories, every variance exact."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -101,7 +101,7 @@ class _Measurement:
             self.labels[name] = clustering.fit(traces).labels_.astype(np.int32)
 
     def variances(self) -> dict[str, tuple[float, float]]:
-        """Each method's (average, normalized) variance, and under "" the noise scale twice (DESIGN 2.7)."""
+        """Each method's (average, normalized) variance, and under "" the noise scale twice."""
         n, n_inputs = self.features.shape
         batch_size = self.sweep.batch_size
         rows = [self.residuals]
@@ -161,7 +161,7 @@ def run_trajectory(
     Returns
     -------
     attrs, arrays : dict, dict
-        The attributes and data sets of the trajectory's group in the file (DESIGN section 4). From the point
+        The attributes and data sets of the trajectory's group in the file (see `gcref.store`). From the point
         where a trajectory diverges its series hold NaN.
     """
     start = time.perf_counter()

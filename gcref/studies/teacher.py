@@ -1,4 +1,4 @@
-"""The data of the random-features study (section 4.2; DESIGN 2.8): inputs, labels, student features.
+"""The data of the random-features study (section 4.2 of the paper): inputs, labels, student features.
 
 A row's numbers depend on the seed, the dimensions and the row's own index, never on how many rows are asked
 for: the data set of N examples is the first N rows of any larger one, and is computed once for all of them.

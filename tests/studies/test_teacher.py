@@ -19,7 +19,7 @@ def small_blocks(monkeypatch):
 
 
 def plain_teacher(seed, x, hidden):
-    """The formula of DESIGN 2.8 in float64, from the same draws."""
+    """The formula of the teacher in float64, from the same draws."""
     theta = teacher.stream(seed, "teacher features", x.shape[1], hidden)
     theta = theta.standard_normal((hidden, x.shape[1]), dtype=np.float32).astype(np.float64)
     v = teacher.stream(seed, "teacher output", x.shape[1], hidden).standard_normal(hidden)
