@@ -26,13 +26,15 @@ RTOL = 1e-9
 class Found(NamedTuple):
     """What one worker found: checks by name, and the samples that findings are made of.
 
-    `undecided`: Φ of stored labels over Φ of the plain clustering's, where rounding decides between them.
+    `undecided`: Φ of stored labels over Φ of the plain clustering's, where rounding decides between them. `chaotic`:
+    where SGD has magnified rounding until nothing is known of θ.
     """
 
     checks: dict[str, Check]
     drawn: list[Drawn]
     gaps: list[Gap]
     undecided: list[float]
+    chaotic: list[str]
 
 
 def new_checks() -> dict[str, Check]:
@@ -62,12 +64,14 @@ def check_trajectory(
     n_points = trajectory.n_measured
     if n_points == 0:
         return
-    thetas = _replay_theta(sweep, trajectory, features, targets, found.checks["replay: theta"])
+    thetas, rounding = _replay_theta(sweep, trajectory, features, targets, found)
     norm = float(np.sqrt(np.square(features).sum(axis=1).max()))
     squares = replay.square_features(features)
     for iteration, snapshot in trajectory.snapshots.items():
         _check_snapshot(sweep, trajectory, iteration, snapshot, features, targets, (norm, squares), found)
-    _check_series(sweep, trajectory, thetas, features, targets, (norm, squares), found.checks["replay: numbers"])
+    _check_series(
+        sweep, trajectory, thetas, rounding, features, targets, (norm, squares), found.checks["replay: numbers"]
+    )
     if "gc" in sweep.methods:
         _check_labels(sweep, trajectory, features, targets, norm, found)
     if sampled:
@@ -75,34 +79,62 @@ def check_trajectory(
         found.gaps.extend(_optimum_gap(sweep, trajectory, features, targets))
 
 
-def _replay_theta(sweep: Sweep, trajectory: Trajectory, features: Array, targets: Targets, check: Check) -> Array:
-    """θ at every measuring point, (L, I, O), by SGD from the initial draw; stored ones are compared and adopted.
+def _replay_theta(
+    sweep: Sweep, trajectory: Trajectory, features: Array, targets: Targets, found: Found
+) -> tuple[Array, Array]:
+    """θ at every measuring point, (L, I, O), by SGD from the initial draw, and the norm of its rounding error, (L,).
 
-    Going on from the stored θ keeps one rounding error from growing through all the steps that follow.
+    Stored ones are compared and adopted, which keeps one rounding error from growing through all the steps that follow.
     """
+    check = found.checks["replay: theta"]
     spec, n_points = trajectory.spec, trajectory.n_measured
-    theta = initial_theta(sweep, spec)
+    both = replay.with_shadow(initial_theta(sweep, spec))
     batches = teacher.batch_order(spec.seed, len(targets), sweep.batch_size, sweep.iterations)
     thetas: list[Array] = []
+    rounding = np.zeros(n_points)
     for iteration in list(sweep.points)[: n_points + 1]:
         if iteration:
             steps = batches[iteration - sweep.measure_every : iteration]
-            theta = replay.sgd(features, targets, theta, steps, spec.learning_rate, sweep.weight_decay)
+            both = replay.sgd(features, targets, both, steps, spec.learning_rate, sweep.weight_decay)
         if len(thetas) == n_points:
-            losses = explicit.outputs(features @ theta, targets).losses
-            diverged = not (np.isfinite(theta).all() and np.isfinite(losses).all())
-            check.expect(diverged, spec.id, iteration, "status", "diverged", "finite numbers")
+            _check_divergence(trajectory, iteration, both[0], features, targets, check)
             break
+        error = replay.rounding_of(both, sweep.measure_every)
+        if not np.isfinite(error):
+            found.chaotic.append(f"{spec.id}, iteration {iteration}")
         if iteration in trajectory.snapshots:
             stored = trajectory.snapshots[iteration].theta
-            worst = np.abs(stored - theta).argmax()
-            scale = np.abs(theta).max()
-            check.compare(spec.id, "theta / max|θ|", [iteration], (stored / scale).ravel()[worst],
-                          (theta / scale).ravel()[worst], RTOL)  # fmt: skip
-            check.n += theta.size - 1
-            theta = stored
-        thetas.append(theta)
-    return np.stack(thetas)
+            _compare_theta(trajectory, iteration, stored, both[0], error, check)
+            both = replay.with_shadow(stored)
+        else:
+            rounding[len(thetas)] = error
+            both = replay.nudge(both)
+        thetas.append(both[0])
+    return np.stack(thetas), rounding
+
+
+def _check_divergence(
+    trajectory: Trajectory, iteration: int, theta: Array, features: Array, targets: Targets, check: Check
+) -> None:
+    """Where the numbers end, θ or a loss must have overflowed."""
+    losses = explicit.outputs(features @ theta, targets).losses
+    diverged = not (np.isfinite(theta).all() and np.isfinite(losses).all())
+    check.expect(diverged, trajectory.spec.id, iteration, "status", "diverged", "finite numbers")
+
+
+def _compare_theta(
+    trajectory: Trajectory, iteration: int, stored: Array, theta: Array, error: float, check: Check
+) -> None:
+    """Compare every entry of a stored θ with the replayed one, relative to the largest."""
+    if not np.isfinite(error):
+        return
+    scale = np.abs(theta).max()
+    worst = np.abs(stored - theta).argmax()
+    ours, theirs = (values.ravel()[worst] / scale for values in (theta, stored))
+    # The tolerance is relative to max |θ|, which is 1 here, not to the entry.
+    floor = RTOL * (1 - abs(ours)) + error / scale
+    check.compare(trajectory.spec.id, "theta / max|θ|", [iteration], theirs, ours, floor)
+    check.n += theta.size - 1
 
 
 def _check_snapshot(
@@ -167,6 +199,7 @@ def _check_series(
     sweep: Sweep,
     trajectory: Trajectory,
     thetas: Array,
+    rounding: Array,
     features: Array,
     targets: Targets,
     scale: tuple[float, Array],
@@ -186,17 +219,22 @@ def _check_series(
         sweep.batch_size,
     )
     norms = np.array([_norm(theta) for theta in thetas])
-    error = explicit.output_error(scale[0], norms + norms[references])
+    from_theta = scale[0] * (rounding + rounding[references])
+    error = np.minimum(explicit.output_error(scale[0], norms + norms[references]) + from_theta, 1.0)
     numbers = explicit.numbers(moments, len(targets), np.tile(scale[1], D.shape[2]), error)
     fits = [explicit.fit_numbers(out, targets, e) for out, e in zip(outputs, error, strict=True)]
     for dataset, stored in trajectory.series.items():
-        n = n_known if dataset.endswith("/gc") else len(points)
+        known = np.isfinite(from_theta)
+        if dataset.endswith("/gc"):
+            known[n_known:] = False
         if dataset.startswith("train"):
             values = np.array([fit.values[dataset] for fit in fits])
             floor = np.array([fit.floors[dataset] for fit in fits])
         else:
             values, floor = numbers.values[dataset], numbers.floors[dataset]
-        check.compare(trajectory.spec.id, dataset, points[:n], stored[:n], values[:n], floor[:n])
+        compared = [point for point, is_known in zip(points, known, strict=True) if is_known]
+        stored = stored[: len(points)][known]
+        check.compare(trajectory.spec.id, dataset, compared, stored, values[known], floor[known])
 
 
 def _labels_in_force(sweep: Sweep, trajectory: Trajectory) -> tuple[dict[int, NDArray[np.int32]], int]:

@@ -14,26 +14,53 @@ from numpy.typing import NDArray
 from gcref.validation import explicit
 from gcref.validation.explicit import Array, Moments
 
+SHADOW = 1e-12  # large beside rounding, small beside θ
 BLOCK = 500  # rows whose squared features, or whose cluster's features, exist at once
 
 
 def sgd(
     features: Array,
     targets: NDArray[np.int8],
-    theta: Array,
+    thetas: Array,
     batches: NDArray[np.int32],
     learning_rate: float,
     weight_decay: float,
 ) -> Array:
-    """Take one step θ ← θ − η (Φ_Bᵀ D_B / B + λ θ) a row of `batches`; returns a new θ (I, O)."""
-    theta = theta.copy()
+    """Take one step θ ← θ − η (Φ_Bᵀ D_B / B + λ θ) a row of `batches`, from S starts; returns new ones (S, I, O)."""
+    thetas = thetas.copy()
+    n_starts, _, n_outputs = thetas.shape
     # A trajectory that diverges is stored as one that does: no reason to warn of it.
     with np.errstate(over="ignore", invalid="ignore"):
         for batch in batches:
             phi = features[batch]
-            D = explicit.outputs(phi @ theta, targets[batch]).D
-            theta -= learning_rate * (phi.T @ D / len(batch) + weight_decay * theta)
-    return theta
+            logits = phi @ thetas
+            D = explicit.outputs(logits.reshape(-1, n_outputs), np.tile(targets[batch], n_starts)).D
+            thetas -= learning_rate * (phi.T @ D.reshape(logits.shape) / len(batch) + weight_decay * thetas)
+    return thetas
+
+
+def with_shadow(theta: Array) -> Array:
+    """Return θ and a shadow of it, moved by `nudge`; (2, I, O)."""
+    return nudge(np.stack([theta, theta]))
+
+
+def nudge(thetas: Array) -> Array:
+    """Move every entry of the shadow by `SHADOW` of its size to one side, as rounding goes on to do."""
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=thetas[0].shape)
+    return thetas + np.stack([np.zeros_like(signs), SHADOW * signs * thetas[0]])
+
+
+def rounding_of(thetas: Array, n_steps: int) -> float:
+    """‖·‖ of what rounding can have done to θ, by what became of its shadow, nudged every `n_steps`.
+
+    At the edge of stability SGD magnifies a difference, of rounding too, by up to 1e8 before it settles. Infinite where
+    the shadow has gone its own way: nothing is known of a chaotic θ.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved, size = float(np.linalg.norm(thetas[1] - thetas[0])), float(np.linalg.norm(thetas[0]))
+    if not moved < 0.01 * size:
+        return np.inf
+    return explicit.SLACK * np.sqrt(n_steps) * explicit.EPS / SHADOW * moved
 
 
 def all_outputs(features: Array, targets: NDArray[np.int8], thetas: Array) -> list[explicit.Outputs]:

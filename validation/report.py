@@ -82,3 +82,13 @@ def undecided(ratios: Sequence[float]) -> str:
         f"{len(ratios)} clusterings hang on rounding (copies of one example); their Φ over that of the plain "
         f"clustering's: median {np.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}"
     )
+
+
+def chaotic(places: Sequence[str]) -> str:
+    """Say where SGD magnifies rounding so much that its steps cannot be taken again."""
+    if not places:
+        return ""
+    return (
+        f"at {len(places)} measuring points (first {places[0]}) SGD is chaotic, so only snapshots and digests vouch "
+        "for the numbers there"
+    )

@@ -48,7 +48,7 @@ def split(specs: Sequence[Spec]) -> list[list[Spec]]:
 
 def check_unit(path: str, sweep: Sweep, specs: Sequence[Spec], sampled: set[Spec], done: str | None = None) -> Found:
     """Check trajectories of one (seed, input_dim), adding a line to the file `done` after each."""
-    found = Found(new_checks(), [], [], [])
+    found = Found(new_checks(), [], [], [], [])
     failed = found.checks["recomputation"]
     try:
         for spec, features, targets in datasets(sweep, specs):
@@ -112,6 +112,7 @@ def validate(path: Path | str, n_workers: int = 0, progress: Progress | None = N
     gaps = [gap for part in found for gap in part.gaps]
     undecided = [ratio for part in found for ratio in part.undecided]
     merged["labels"].note = report.undecided(undecided)
+    merged["replay: numbers"].note = report.chaotic([where for part in found for where in part.chaotic])
     return [*checks, *merged.values(), *report.monte_carlo(drawn), report.optimum_gap(gaps)]
 
 

@@ -77,6 +77,16 @@ def test_other_protocols(tiny, tmp_path, changes):
     assert failing(path) == set()
 
 
+def test_chaos_is_told_and_not_blamed(tiny, tmp_path, unsampled):
+    path = tmp_path / "results.h5"
+    chaotic = {"learning_rate": (30.0,), "iterations": 4000, "measure_every": 500, "refresh_every": 2000}
+    run_sweep(dataclasses.replace(tiny, **chaotic), path, 1)
+    checks = {check.name: check for check in recomputation.validate(path)}
+    assert all(check.passed for check in checks.values())
+    assert "SGD is chaotic" in checks["replay: numbers"].note
+    assert checks["snapshots"].n == 4 * 3 * 11
+
+
 def test_an_unfinished_run(results):
     with h5py.File(results, "a") as file:
         del file[f"trajectories/{ID}"]
