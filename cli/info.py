@@ -22,7 +22,7 @@ PACKAGES = (
 )
 
 
-@click.command()
+@click.command(short_help="Show versions, threads, BLAS and GPU.")
 def info() -> None:
     """Show versions, cores and threads, BLAS, GPU and data: what a bug report needs.
 
@@ -31,7 +31,7 @@ def info() -> None:
     """  # noqa: D301
     from gcref import __version__
     from gcref.executor import THREAD_VARIABLES, n_cores
-    from gcref.kernels.jit import CACHE, gpu
+    from gcref.kernels import jit
 
     click.echo(f"gcref        {__version__}")
     click.echo(f"python       {platform.python_version()} on {platform.platform()}")
@@ -45,8 +45,8 @@ def info() -> None:
     threads = ", ".join(f"{k}={v}" for k, v in asked.items())
     click.echo(f"threads      {threads or 'library defaults (no variable set)'}")
     click.echo(f"blas         {_blas()}")
-    click.echo(f"jit cache    {'on' if CACHE else 'off (GCREF_NUMBA_CACHE=0)'}")
-    click.echo(f"gpu          {gpu()}")
+    click.echo(f"jit cache    {jit.disk_cache()}")
+    click.echo(f"gpu          {jit.gpu()}")
     from gcref.data import reference
 
     click.echo(f"data         the paper's digitised points ({len(reference())})")
@@ -63,7 +63,7 @@ def _blas() -> str:
         return "unknown"
 
 
-@click.command()
+@click.command(short_help="Compile once and for all.")
 def warmup() -> None:
     """Compile every kernel once and keep the result on disk, so that later runs start at once.
 
