@@ -129,6 +129,9 @@ class ExactClustering(Clusterer):
         """
         self._check_params()
         points = self._points(G)
+        bad = np.flatnonzero(~np.isfinite(points.sq_norms))
+        if len(bad):
+            raise ValueError(f"the squared norm of gradient {bad[0]} overflows; smaller gradients are expected")
         if self.update == "exchange":
             centers = self._exchange(points)
         else:
@@ -287,16 +290,22 @@ def gram_matrix(traces: Sequence[Trace]) -> np.ndarray:
     """
     N = traces[0].n_examples
     out = np.empty((N, N))
+    # In float32 a mean gradient that dwarfs the differences would leave nothing of Φ.
+    blocks = [(t.A.astype(np.float64, copy=False), t.D.astype(np.float64, copy=False)) for t in traces]
     for first in range(0, N, _BLOCK):
         rows, rest = slice(first, first + _BLOCK), slice(first, N)
-        out[rows, rest] = sum(cpu.gram(t.A[rows], t.D[rows], t.A[rest], t.D[rest]) for t in traces)
+        out[rows, rest] = sum(cpu.gram(A[rows], D[rows], A[rest], D[rest]) for A, D in blocks)
         out[rest, rows] = out[rows, rest].T
     return out
 
 
 def _gram_of_array(G: np.ndarray) -> np.ndarray:
-    """Return ⟨g_i, g_j⟩ of explicit gradients (N, d), in float64."""
-    return np.asarray(G @ G.T, dtype=np.float64)
+    """Return ⟨g_i − ḡ, g_j − ḡ⟩ of explicit gradients (N, d), in float64.
+
+    Φ and all distances are those of the g_i, and what is common to all gradients cannot drown them in rounding.
+    """
+    centered = G - G.mean(axis=0, dtype=np.float64)
+    return np.asarray(centered @ centered.T)
 
 
 def _sq_norms(G: np.ndarray) -> np.ndarray:
@@ -322,7 +331,7 @@ def _array_costs(N: int, d: int, K: int, n_iter: int) -> dict[str, tuple[int, in
     """Return each form's bytes beside the input and its operations, given gradients (N, d)."""
     return {
         "explicit": (0, n_iter * N * d * K),
-        "gram": (8 * N * N, N * N * d // 2 + 2 * n_iter * N * N),
+        "gram": (8 * N * (N + d), N * N * d // 2 + 2 * n_iter * N * N),
     }
 
 

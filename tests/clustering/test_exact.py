@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from gcref.clustering import exact
 from gcref.clustering.exact import ExactClustering, gram_matrix
-from gcref.engine.trace import per_example_gradients
+from gcref.engine.trace import Trace, per_example_gradients
 from gcref.validation import naive
 
 FORMS = pytest.mark.parametrize("form", ["explicit", "gram"])
@@ -224,6 +224,24 @@ def test_float32_gradients_give_a_float64_objective(modes):
     assert est.objective_.dtype == np.float64
     assert_allclose(est.objective_[-1], double.objective_[-1], rtol=1e-4)
     ExactClustering(5, form="explicit").fit(np.asfortranarray(G.astype(np.float32)))
+
+
+@pytest.mark.parametrize("common", [0.0, 100.0, 1e4])
+def test_what_all_gradients_share_does_not_drown_the_objective(common):
+    rng = np.random.default_rng(3)
+    G = (rng.standard_normal((60, 200)) + common).astype(np.float32)
+    traces = [Trace(np.ones((60, 1), np.float32), G)]
+    exact = G.astype(np.float64)
+    for points, rtol in ((G, 1e-10), (traces, 1e-16 * common**2 * 200 + 1e-10)):
+        est = ExactClustering(5, "exchange", form="gram").fit(points)
+        means = np.stack([exact[est.labels_ == k].mean(axis=0) for k in range(5)])
+        phi = (est.sizes_[est.labels_] * ((exact - means[est.labels_]) ** 2).sum(axis=1)).sum()
+        assert est.objective_.min() == pytest.approx(phi, rel=rtol)
+
+
+def test_gradients_whose_norms_overflow_are_refused():
+    with pytest.raises(ValueError, match="squared norm of gradient 2 overflows"):
+        ExactClustering(2).fit(np.array([[1.0], [2.0], [1e200], [3.0]]))
 
 
 def test_the_form_is_chosen_by_operations_and_memory(modes, monkeypatch):
