@@ -50,4 +50,4 @@ class Dataset:
         return len(self.y)
 
     def __repr__(self) -> str:
-        return f"Dataset(N={len(self)}, x {self.x.shape[1:]} {self.x.dtype}, labels 0…{self.y.max()})"
+        return f"Dataset(N={len(self)}, x {self.x.shape[1:]} {self.x.dtype}, labels 0…{int(self.y.max())})"

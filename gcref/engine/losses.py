@@ -29,8 +29,8 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ValueError(f"label_smoothing is {label_smoothing}; a number in [0, 1) is expected")
+        if not isinstance(label_smoothing, (int, float)) or not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing is {label_smoothing!r}; a number in [0, 1) is expected")
         self.label_smoothing = float(label_smoothing)
 
     def __call__(self, logits: Array, y: NDArray) -> tuple[Array, Array]:
@@ -118,7 +118,7 @@ def _check_labels(y: NDArray, n_classes: int) -> NDArray:
     if labels.size == 0:
         return labels.astype(np.intp)
     if labels.dtype.kind not in "iub":
-        raise ValueError(f"y has dtype {labels.dtype}, first value {labels.flat[0]!r}; {expected}")
+        raise ValueError(f"y has dtype {labels.dtype}, first value {labels.flat[0].item()!r}; {expected}")
     lowest, highest = labels.min(), labels.max()
     if lowest < 0 or highest >= n_classes:
         raise ValueError(f"y has the value {lowest if lowest < 0 else highest}; {expected}")

@@ -67,6 +67,8 @@ def mlp(sizes: Sequence[int], seed: int = 0, dtype: DTypeLike = "float64", label
     >>> mlp((64, 32, 10)).n_parameters
     2410
     """
+    if not isinstance(sizes, Sequence):
+        raise TypeError(f"sizes is {sizes!r}; a sequence of at least two ints is expected")
     checked = [_size(n, f"sizes[{i}]") for i, n in enumerate(sizes)]
     if len(checked) < 2:
         raise ValueError(f"sizes is {tuple(checked)}; at least two numbers, features and classes, are expected")

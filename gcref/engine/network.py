@@ -69,7 +69,7 @@ class Network:
         self._first = next(i for i, layer in enumerate(self.layers) if layer.shapes)
         self._theta = np.empty(self.n_parameters, self.dtype)
         self._bind()
-        seeds = np.random.SeedSequence(seed).spawn(len(self.layers))
+        seeds = _seed_sequence(seed).spawn(len(self.layers))
         for layer, weights, child in zip(self.layers, self._layer_weights, seeds, strict=True):
             for weight, start in zip(weights, layer.initialise(np.random.default_rng(child)), strict=True):
                 weight[...] = start
@@ -297,3 +297,11 @@ def _check_y(y: ArrayLike, n_examples: int) -> NDArray:
     if labels.shape != (n_examples,):
         raise ValueError(f"y has shape {labels.shape}; ({n_examples},), one label for each row of x, is expected")
     return labels
+
+
+def _seed_sequence(seed: int) -> np.random.SeedSequence:
+    """Read a seed: an int of at least 0."""
+    try:
+        return np.random.SeedSequence(seed)
+    except (TypeError, ValueError):
+        raise ValueError(f"seed is {seed!r}; an int of at least 0 is expected") from None

@@ -60,7 +60,10 @@ class SGD:
             self.velocity = np.zeros_like(theta)
         if self.velocity.shape != theta.shape:
             raise ValueError(f"theta has shape {theta.shape} but earlier steps had {self.velocity.shape}")
-        self.velocity *= self.momentum
+        if self.momentum:
+            self.velocity *= self.momentum
+        else:
+            self.velocity.fill(0.0)  # 0·∞ would keep one overflow for ever
         self.velocity += gradient
         if self.weight_decay:
             self.velocity += self.weight_decay * theta
@@ -112,7 +115,10 @@ class StepSchedule:
 
 def _non_negative(value: float, name: str) -> float:
     """Read a finite number of at least 0."""
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}; a finite number of at least 0 is expected") from None
     if not (isfinite(number) and number >= 0.0):
         raise ValueError(f"{name} is {value}; a finite number of at least 0 is expected")
     return number

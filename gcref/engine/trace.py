@@ -235,19 +235,29 @@ def _block_shapes(traces: Sequence[Trace]) -> list[tuple[int, int, int]]:
 def _three_dimensional(values: ArrayLike, name: str) -> Array:
     """Read A or D: float32 or float64, two dimensions meaning T = 1."""
     array = np.asarray(values)
-    if array.dtype not in (np.float32, np.float64):
+    native = array.dtype.newbyteorder("=")
+    if native not in (np.float32, np.float64):
         raise TypeError(f"{name} has dtype {array.dtype}; float32 or float64 is expected")
+    array = array.astype(native, copy=False)
     if array.ndim == 2:
         return array[:, None, :]
     if array.ndim != 3:
-        raise ValueError(f"{name} has shape {array.shape}; (B, T, columns) or (B, columns) is expected")
+        hint = _hint(name, array)
+        raise ValueError(f"{name} has shape {array.shape}; (B, T, columns) or (B, columns) is expected{hint}")
     return array
+
+
+def _hint(name: str, array: Array) -> str:
+    """Name the likeliest mistake behind a D without one row an example."""
+    averaged = name == "D" and (array.ndim < 2 or array.shape[0] == 1)
+    return " (did you pass the averaged gradient?)" if averaged else ""
 
 
 def _check_agreement(A: Array, D: Array) -> None:
     """Raise unless A and D have the same examples and positions."""
     if A.shape[0] != D.shape[0]:
-        hint = " (did you pass the averaged gradient?)" if D.shape[0] == 1 else ""
-        raise ValueError(f"D has {D.shape[0]} rows but A has {A.shape[0]}; both need one row per example{hint}")
+        raise ValueError(
+            f"D has {D.shape[0]} rows but A has {A.shape[0]}; both need one row per example{_hint('D', D)}"
+        )
     if A.shape[1] != D.shape[1]:
         raise ValueError(f"D has {D.shape[1]} positions but A has {A.shape[1]}; both need one row per position")

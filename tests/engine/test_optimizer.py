@@ -61,6 +61,19 @@ def test_arguments_are_checked(name, bad):
         gcref.SGD(**{"learning_rate": 0.1, name: bad})
 
 
+def test_words_are_refused():
+    with pytest.raises(TypeError, match="learning_rate is 'fast'"):
+        gcref.SGD("fast")
+
+
+def test_without_momentum_an_overflow_is_forgotten():
+    optimizer, theta = gcref.SGD(0.1), np.zeros(2)
+    optimizer.step(theta, np.array([np.inf, 1.0]))
+    theta[:] = 0.0
+    optimizer.step(theta, np.array([1.0, 1.0]))
+    assert np.allclose(theta, -0.1)
+
+
 def test_momentum_of_one_is_refused():
     with pytest.raises(ValueError, match=r"momentum is 1\.0"):
         gcref.SGD(0.1, momentum=1.0)

@@ -146,6 +146,7 @@ def test_concatenate_checks_its_batches():
     [
         ((5, 3), (4, 2), "D has 4 rows but A has 5"),
         ((5, 3), (1, 2), "D has 1 rows but A has 5.*averaged gradient"),
+        ((5, 3), (2,), r"D has shape \(2,\).*averaged gradient"),
         ((5, 2, 3), (5, 4, 2), "D has 4 positions but A has 2"),
         ((5, 2, 3), (5, 2), "D has 1 positions but A has 2"),
         ((5,), (5, 2), r"A has shape \(5,\)"),
@@ -155,6 +156,14 @@ def test_concatenate_checks_its_batches():
 def test_shapes_are_checked(A_shape, D_shape, message):
     with pytest.raises(ValueError, match=message):
         Trace(np.ones(A_shape), np.ones(D_shape))
+
+
+def test_a_foreign_byte_order_is_read():
+    values = np.arange(6.0).reshape(3, 2)
+    swapped = values.astype(values.dtype.newbyteorder("S"))
+    trace = Trace(swapped, swapped)
+    assert trace.dtype.isnative
+    assert np.array_equal(trace.A[:, 0], values)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float16, np.complex128, object])
