@@ -4,6 +4,7 @@ Modules here import nothing heavy at the top, so that ``gcref --help`` answers a
 """
 
 import os
+import signal
 import sys
 
 import click
@@ -15,7 +16,18 @@ from gcref.cli.rf_sweep import rf_sweep
 from gcref.cli.validate import validate
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """A group whose commands end with 130, as the shell has it, at Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nStopped.", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="gcref")
 def cli() -> None:
     """How noisy is a mini-batch gradient, exactly, and how much does clustering gradients help?
@@ -33,6 +45,7 @@ for command in (rf_sweep, figures, validate, info, warmup):
 
 def main() -> None:
     """Run the command line; whatever goes wrong, the user sees one sentence."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's end of time is a Ctrl-C
     try:
         cli(prog_name="gcref")
     except Exception as error:  # the last resort: a traceback is for developers

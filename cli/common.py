@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class ListOf(click.ParamType):
@@ -41,3 +44,13 @@ def usage_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def wide_console(width: int) -> "Console":
+    """Return a console of at least `width` columns: a table whose numbers are cut off is worse than wrapped lines."""
+    import shutil
+
+    from rich.console import Console
+
+    size = shutil.get_terminal_size()
+    return Console(width=max(size.columns, width), height=size.lines)

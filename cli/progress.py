@@ -12,7 +12,7 @@ import click
 def progress_on_stderr(total: int) -> Iterator[Callable[[int, float], None]]:
     """Show a bar with the time left on a terminal, a plain line every tenth of the work in a pipe."""
     time_left = TimeLeft()
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         shown = -1
 
         def plain(done: int, share: float) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gcref.cli.common import FLOATS, INTEGERS, WORDS, flatten, usage_errors
+from gcref.cli.common import FLOATS, INTEGERS, WORDS, flatten, usage_errors, wide_console
 from gcref.cli.progress import progress_on_stderr
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _axis(flag: str, kind: click.ParamType, default: str, text: str, *more: str)
     return click.option(flag, *more, name, type=kind, multiple=True, metavar="LIST", show_default=default, help=text)
 
 
-@click.command(name="rf-sweep")
+@click.command(name="rf-sweep", short_help="Run the random-features study over a grid.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The results file (HDF5).")
 @click.option("--quick", is_flag=True, help="A small grid: seconds instead of minutes.")
 @_axis("--learning-rate", FLOATS, "0.001,0.01,0.1", "Learning rates.")
@@ -67,7 +67,7 @@ def _axis(flag: str, kind: click.ParamType, default: str, text: str, *more: str)
     help="Keep theta and labels at each refresh, or at every measurement.",
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), show_default="all cores", help="Processes, one thread each.")
-@click.option("--overwrite", is_flag=True, help="Replace a file of another configuration.")
+@click.option("--overwrite", is_flag=True, help="Begin anew over a finished file, or another configuration's.")
 def rf_sweep(out: Path, quick: bool, workers: int | None, overwrite: bool, **options: Any) -> None:
     """Train random-features models over a grid and measure the variance of every estimator, exactly.
 
@@ -87,7 +87,8 @@ def rf_sweep(out: Path, quick: bool, workers: int | None, overwrite: bool, **opt
 
     with usage_errors():
         sweep = Sweep(**_settings(quick, options))
-    command = shlex.join(["gcref", *sys.argv[1:]])
+    # A name that is no Unicode (a stray byte) would be refused by the file, at the very end.
+    command = shlex.join(["gcref", *sys.argv[1:]]).encode("utf-8", "backslashreplace").decode()
     _run(sweep, out, workers or n_cores(), command, overwrite)
 
 
@@ -115,10 +116,12 @@ def _run(sweep: Any, out: Path, workers: int, command: str, overwrite: bool) -> 
     except StoreError as error:
         raise click.UsageError(str(error)) from None
     except KeyboardInterrupt:
-        click.echo(f"\nStopped. {out} holds what is finished; {again}.", err=True)
+        where = f"{out} holds what is finished" if out.is_file() else "What is finished is kept"
+        click.echo(f"\nStopped. {where}; {again}.", err=True)
         sys.exit(130)
     except BrokenProcessPool:
-        raise click.ClickException(f"a worker died (out of memory?); finished trajectories are kept, {again}") from None
+        message = f"a worker died (out of memory or disk space?); finished trajectories are kept, {again}"
+        raise click.ClickException(message) from None
     except OSError as error:
         raise click.ClickException(f"{error}; finished trajectories are kept, {again}") from None
     if not ran:
@@ -126,14 +129,14 @@ def _run(sweep: Any, out: Path, workers: int, command: str, overwrite: bool) -> 
         return
     _print_summary(read_summary(out))
     seconds = time.monotonic() - start
-    click.echo(f"{out}: {total} trajectories in {seconds:.0f} s. Next: gcref figures {out} --out figures")
+    click.echo(f"{out}: {total} trajectories in {seconds:.0f} s. Next:")
+    click.echo(f"  gcref figures {shlex.quote(str(out))} --out figures")
 
 
 def _print_summary(summary: "np.ndarray") -> None:
     """Print each method's variance, averaged over seeds, inputs and teachers, point by point."""
     import numpy as np
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     methods = [name.decode() for name in dict.fromkeys(summary["method"])]
@@ -151,9 +154,7 @@ def _print_summary(summary: "np.ndarray") -> None:
         diverged = len({row["trajectory"] for row in rows}) - len({row["trajectory"] for row in finite})
         lr, dup, ratio, n = key.item()
         table.add_row(f"{lr:g}", f"{dup:g}", f"{ratio:g}", str(n), *cells, normalized, str(diverged or ""))
-    console = Console()
-    console.width = max(console.width, 110)
-    console.print(table)
+    wide_console(110).print(table)
 
 
 def _mean(values: "np.ndarray", form: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gcref.cli.common import wide_console
 from gcref.cli.progress import progress_on_stderr
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 MOST_LINES = 20
 
 
-@click.command()
+@click.command(short_help="Recompute the numbers of a results file.")
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--workers", type=click.IntRange(min=1), show_default="all cores", help="Processes, one thread each.")
 def validate(results: Path, workers: int | None) -> None:
@@ -61,7 +62,6 @@ def validate(results: Path, workers: int | None) -> None:
 def _print_table(checks: Sequence["Check"]) -> None:
     """One row a check, then what was found beside the verdicts."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="What was checked", box=SIMPLE_HEAD)
@@ -73,9 +73,7 @@ def _print_table(checks: Sequence["Check"]) -> None:
         exact = not check.tolerance
         worst, allowed = ("", "" if check.tolerance is None else "equal") if exact else _numbers(check)
         table.add_row(check.name, f"{check.n:,}", worst, allowed, check.verdict, check.what)
-    console = Console()
-    console.width = max(console.width, 120)
-    console.print(table)
+    wide_console(120).print(table)
     for check in checks:
         if check.note:
             click.echo(f"{check.name}: {check.note}")

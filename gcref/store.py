@@ -1,18 +1,13 @@
-"""The results file (its layout is in the README): one HDF5 file, built from shards so that no crash can corrupt it.
+"""The results file (its layout is in the README): reading it, and the digests that vouch for its numbers.
 
-While a study runs, every finished trajectory is a small file of its own in the folder ``<results>.parts``:
-written aside, flushed to disk and renamed, so a shard is either whole or absent. At the end (or at Ctrl-C)
-the shards are merged, in the order of the grid, into the results file, which appears by the same rename.
-Every trajectory carries the digest of its numbers and the file the digest of the whole, so that no number can
-change unnoticed.
+Every trajectory carries the digest of its numbers and the file the digest of the whole, so that no number can change
+unnoticed. `gcref.shards` writes it.
 """
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,256 +15,25 @@ import h5py
 import numpy as np
 
 SCHEMA = "gcref/1"
-NOTE = "config.json"  # in the folder of shards: the configuration they belong to
 NOT_DIGESTED = {"digest", "seconds", "command"}  # equal numbers have equal digests, however they came about
 
 SUMMARY_DTYPE = np.dtype(
     [
-        ("trajectory", "S128"),
-        ("method", "S32"),
-        ("learning_rate", "f8"),
-        ("overparametrization", "f8"),
-        ("n_train", "i8"),
-        ("input_dim", "i8"),
-        ("teacher_hidden", "i8"),
-        ("seed", "i8"),
-        ("duplicate_fraction", "f8"),
-        ("variance_mean70", "f8"),
-        ("variance_max70", "f8"),
-        ("normalized_variance_mean70", "f8"),
-        ("normalized_variance_max70", "f8"),
+        ("trajectory", "S128"), ("method", "S32"), ("learning_rate", "f8"), ("overparametrization", "f8"),
+        ("n_train", "i8"), ("input_dim", "i8"), ("teacher_hidden", "i8"), ("seed", "i8"), ("duplicate_fraction", "f8"),
+        ("variance_mean70", "f8"), ("variance_max70", "f8"),
+        ("normalized_variance_mean70", "f8"), ("normalized_variance_max70", "f8"),
     ]
-)
+)  # fmt: skip
 
 
 class StoreError(ValueError):
     """A path that cannot be read, or written, as a results file; the message says in one sentence why."""
 
 
-# -----------------------------------------------------------------------------------------------------------
-# Writing
-
-
 def parts_of(path: Path) -> Path:
     """Return the folder of the shards of the results file `path`."""
     return path.with_name(path.name + ".parts")
-
-
-@contextmanager
-def _replacing(path: Path, folder: Path | None = None) -> Iterator[h5py.File]:
-    """Open a new HDF5 file, aside in `folder`, which replaces `path`, whole, if the block ends well."""
-    aside = (folder or path.parent) / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        with h5py.File(aside, "w") as file:
-            yield file
-        with open(aside, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(aside, path)
-        _sync_folder(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def write_shard(folder: Path, name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Write one trajectory as ``folder/name.h5``, whole or not at all.
-
-    Parameters
-    ----------
-    folder : Path
-        An existing folder.
-    name : str
-        The trajectory's id.
-    attrs : dict
-        Attributes of its group: numbers and strings.
-    arrays : dict
-        Data sets by their path inside the group, such as ``variance/gc``.
-    """
-    with _replacing(folder / f"{name}.h5") as file:
-        group = file.create_group(name)
-        for path, array in arrays.items():
-            packing = {"shuffle": True, "compression": "gzip", "compression_opts": 1} if array.size > 64 else {}
-            group.create_dataset(path, data=array, **packing)
-        group.attrs.update(attrs)
-        group.attrs["digest"] = digest(group)
-
-
-def present(folder: Path) -> set[str]:
-    """Return the names of the shards in `folder`, unread."""
-    return {entry.name[:-3] for entry in os.scandir(folder) if entry.name.endswith(".h5")}
-
-
-def finished(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return those of `names` with a whole shard in `folder`; a damaged one is deleted, so computed again."""
-    there = present(folder)
-    good = []
-    for name in names:
-        if name not in there:
-            continue
-        try:
-            with h5py.File(folder / f"{name}.h5", "r") as file:
-                whole = file[name].attrs["digest"] == digest(file[name])
-        except Exception:  # bytes damaged anywhere can make HDF5 raise anything; the answer is always the same
-            whole = False
-        if whole:
-            good.append(name)
-        else:
-            (folder / f"{name}.h5").unlink()
-    return good
-
-
-def merge(
-    path: Path,
-    names: Sequence[str],
-    attrs: dict[str, Any],
-    rows: Callable[[h5py.Group], list[tuple]],
-) -> None:
-    """Gather the shards `names`, in this order, into the results file `path`, and delete the shards.
-
-    Parameters
-    ----------
-    path : Path
-    names : sequence of str
-    attrs : dict
-        Root attributes: command, config, complete, gcref_version.
-    rows : callable
-        The summary rows of a trajectory's group.
-    """
-    parts = parts_of(path)
-    with _replacing(path, parts) as file:
-        trajectories = file.create_group("trajectories", track_order=True)
-        summary: list[tuple] = []
-        for name in names:
-            with h5py.File(parts / f"{name}.h5", "r") as shard:
-                shard.copy(shard[name], trajectories, name)
-            summary += rows(trajectories[name])
-        file["summary"] = np.array(summary, SUMMARY_DTYPE)
-        file.attrs.update({"schema": SCHEMA, **attrs})
-        file.attrs["digest"] = root_digest(file)
-    _discard(parts)
-
-
-def _discard(parts: Path) -> None:
-    """Delete a folder of shards: renamed first, so that a kill leaves it whole or gone."""
-    trash = parts.with_name(f".{parts.name}.old")
-    shutil.rmtree(trash, ignore_errors=True)  # what an earlier kill left
-    os.replace(parts, trash)
-    shutil.rmtree(trash)
-
-
-def claim(path: Path, config: str, overwrite: bool = False) -> bool:
-    """Make ready to write the results file `path`; say whether it is there already, finished.
-
-    Parameters
-    ----------
-    path : Path
-    config : str
-        JSON of all that determines the numbers.
-    overwrite : bool
-        Begin anew over a finished results file, or a file or parts of another configuration. What an
-        interrupted run of this configuration left is taken up all the same.
-
-    Returns
-    -------
-    bool
-        True if `path` is the finished file of `config`: nothing is left to do. Otherwise the folder of shards
-        exists and holds only shards of `config`.
-
-    Raises
-    ------
-    StoreError
-        If the folder is missing or cannot be written, or file or parts are something else; nothing was
-        touched.
-    """
-    parts = parts_of(path)
-    if not path.parent.is_dir():
-        raise StoreError(f"{path}: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise StoreError(f"{path} is a folder; a file name is needed")
-    state = _state(path, config, overwrite)
-    if state == "finished":
-        if _config_of(parts) == config:  # a kill came between the file's rename and this
-            _discard(parts)
-        return True
-    _claim_parts(parts, config, overwrite)
-    if state == "unfinished":
-        _unpack(path)
-    return False
-
-
-def _state(path: Path, config: str, overwrite: bool) -> str:
-    """Whether the results file of `config` is "absent" (or to be replaced), "unfinished" or "finished"."""
-    if not path.exists():
-        return "absent"
-    advice = "give another name, or --overwrite to replace it"
-    try:
-        attrs = read_attrs(path)
-    except StoreError as error:
-        if overwrite:
-            return "absent"
-        raise StoreError(f"{error}; {advice}") from None
-    same = attrs.get("config") == config
-    if same and not attrs.get("complete"):
-        return "unfinished"
-    if overwrite:
-        return "absent"
-    if not same:
-        raise StoreError(f"{path} holds another configuration; {advice}")
-    return "finished"
-
-
-def _claim_parts(parts: Path, config: str, overwrite: bool) -> None:
-    """Make or take up the folder of shards of `config`."""
-    if parts.exists():
-        found = _config_of(parts)
-        if found == config:
-            return
-        if found is None:
-            raise StoreError(f"{parts} is in the way and not the parts of a run; move it, or give another name")
-        if not overwrite:
-            raise StoreError(
-                f"{parts} holds an unfinished run of another configuration; finish it, delete it, or give --overwrite"
-            )
-        _discard(parts)
-    # Renamed into place with its note inside, so that no kill can leave a folder that nobody recognises.
-    aside = parts.with_name(f".{parts.name}.{os.getpid()}.tmp")
-    try:
-        aside.mkdir(exist_ok=True)
-        (aside / NOTE).write_text(config, encoding="utf-8")
-        os.replace(aside, parts)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise StoreError(f"{parts.parent} cannot be written: {error.strerror or error}") from None
-
-
-def _config_of(parts: Path) -> str | None:
-    """Return the configuration that the folder of shards belongs to; None if it is no such folder."""
-    note = parts / NOTE
-    return note.read_text(encoding="utf-8") if note.is_file() else None
-
-
-def _unpack(path: Path) -> None:
-    """Turn the trajectories of an unfinished results file back into shards, so that a run can go on."""
-    parts = parts_of(path)
-    with open_results(path) as file:
-        trajectories = file["trajectories"]
-        for name in set(trajectories) - present(parts):
-            # A damaged trajectory is left out, and so computed again.
-            with suppress(RuntimeError, KeyError), _replacing(parts / f"{name}.h5") as shard:
-                trajectories.copy(name, shard)
-
-
-# -----------------------------------------------------------------------------------------------------------
-# Reading
 
 
 @contextmanager
@@ -335,6 +99,9 @@ def read_summary(path: Path | str) -> np.ndarray:
         summary = file["summary"][()]
     if not isinstance(summary, np.ndarray) or summary.dtype.names != SUMMARY_DTYPE.names:
         raise StoreError(f"{path}: /summary does not have the fields {', '.join(SUMMARY_DTYPE.names or ())}")
+    with _readable(Path(path)):
+        for name in ("trajectory", "method"):
+            np.char.decode(summary[name], "ascii")
     return summary
 
 
@@ -344,7 +111,24 @@ def read_attrs(path: Path | str) -> dict[str, Any]:
         return dict(file.attrs)
 
 
-# -----------------------------------------------------------------------------------------------------------
+def doubts(path: Path | str) -> list[str]:
+    """Say what a reader should know of a results file before trusting its summary; usually nothing.
+
+    Raises
+    ------
+    StoreError
+        As `open_results`.
+    """
+    with open_results(path) as file, _readable(Path(path)):
+        out = []
+        if not file.attrs.get("complete", True):
+            out.append(f"holds an unfinished run ({len(file['trajectories'])} trajectories)")
+        if "digest" in file.attrs and file.attrs["digest"] != root_digest(file):
+            out.append("has changed since it was written; gcref validate says where")
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Digests
 
 

@@ -13,6 +13,7 @@ HEIGHT = {
     "gcref/kernels": 0,
     "data": 0,
     "gcref/store": 0,
+    "gcref/shards": 0,
     "gcref/executor": 0,
     "gcref/engine": 1,
     "gcref/clustering": 2,

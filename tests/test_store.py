@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gcref import store
+from gcref import shards, store
 
 CONFIG = '{"a": 1}'
 ATTRS = {"seed": 3, "learning_rate": 0.1, "status": "complete", "seconds": 1.5}
@@ -39,10 +39,10 @@ def results(path):
 
 
 def make(path, names=("b", "a"), **changes):
-    store.claim(path, changes.get("config", CONFIG))
+    shards.claim(path, changes.get("config", CONFIG))
     for name in names:
-        store.write_shard(store.parts_of(path), name, ATTRS, arrays())
-    store.merge(path, names, attrs(**changes), rows)
+        shards.write_shard(store.parts_of(path), name, ATTRS, arrays())
+    shards.merge(path, names, attrs(**changes), rows)
 
 
 def listing(folder):
@@ -77,12 +77,12 @@ def test_a_shard_is_whole_or_absent(tmp_path, monkeypatch):
             raise OSError("disk full")
 
     with pytest.raises(Exception, match=r"disk full|no native HDF5"):
-        store.write_shard(tmp_path, "x", ATTRS, {"first": np.ones(3), "broken": Broken()})
+        shards.write_shard(tmp_path, "x", ATTRS, {"first": np.ones(3), "broken": Broken()})
     assert os.listdir(tmp_path) == []
-    store.write_shard(tmp_path, "x", ATTRS, arrays())
+    shards.write_shard(tmp_path, "x", ATTRS, arrays())
     before = listing(tmp_path)
     with pytest.raises(Exception, match=r"disk full|no native HDF5"):
-        store.write_shard(tmp_path, "x", ATTRS, {"broken": Broken()})
+        shards.write_shard(tmp_path, "x", ATTRS, {"broken": Broken()})
     assert listing(tmp_path) == before
 
 
@@ -91,7 +91,7 @@ def test_a_shard_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     real_sync, real_replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), real_sync(fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (events.append(f"{Path(b).name}"), real_replace(a, b)))
-    store.write_shard(tmp_path, "x", ATTRS, arrays())
+    shards.write_shard(tmp_path, "x", ATTRS, arrays())
     assert events == ["sync", "x.h5", "sync"]
 
 
@@ -105,7 +105,7 @@ def stored_at(dataset):
 
 @pytest.mark.parametrize("name", list(arrays()))
 def test_a_shard_with_a_flipped_bit_is_deleted(tmp_path, name):
-    store.write_shard(tmp_path, "x", ATTRS, arrays())
+    shards.write_shard(tmp_path, "x", ATTRS, arrays())
     shard = tmp_path / "x.h5"
     original = shard.read_bytes()
     with h5py.File(shard) as file:
@@ -114,19 +114,19 @@ def test_a_shard_with_a_flipped_bit_is_deleted(tmp_path, name):
         data = bytearray(original)
         data[position] ^= 1 << int(position) % 8
         shard.write_bytes(data)
-        assert store.finished(tmp_path, ["x"]) == []
+        assert shards.finished(tmp_path, ["x"]) == []
         assert not shard.exists()
     shard.write_bytes(original)
-    assert store.finished(tmp_path, ["x"]) == ["x"]
+    assert shards.finished(tmp_path, ["x"]) == ["x"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
 def test_a_shard_cut_short_is_deleted(tmp_path, share):
-    store.write_shard(tmp_path, "x", ATTRS, arrays())
+    shards.write_shard(tmp_path, "x", ATTRS, arrays())
     shard = tmp_path / "x.h5"
     data = shard.read_bytes()
     shard.write_bytes(data[: int(share * len(data))])
-    assert store.finished(tmp_path, ["x"]) == []
+    assert shards.finished(tmp_path, ["x"]) == []
     assert not shard.exists()
 
 
@@ -137,16 +137,16 @@ def test_a_shard_of_something_else_is_deleted(tmp_path, contents):
             file["x"] = 1.0
         else:
             file.create_group("x" if contents == "no digest" else "y")
-    assert store.finished(tmp_path, ["x"]) == []
+    assert shards.finished(tmp_path, ["x"]) == []
     assert os.listdir(tmp_path) == []
 
 
 def test_finished_keeps_the_order_asked_for_and_ignores_others(tmp_path):
     for name in ("c", "a", "b"):
-        store.write_shard(tmp_path, name, ATTRS, arrays())
+        shards.write_shard(tmp_path, name, ATTRS, arrays())
     (tmp_path / ".d.h5.1.tmp").write_bytes(b"half")
-    assert store.finished(tmp_path, ["b", "d", "c"]) == ["b", "c"]
-    assert store.present(tmp_path) == {"a", "b", "c"}
+    assert shards.finished(tmp_path, ["b", "d", "c"]) == ["b", "c"]
+    assert shards.present(tmp_path) == {"a", "b", "c"}
 
 
 # --------------------------------------------------------------------------------------------------------- digests
@@ -223,26 +223,26 @@ def test_root_digest_catches(results, change):
 
 
 def test_claim_makes_the_folder_of_shards(path):
-    assert store.claim(path, CONFIG) is False
+    assert shards.claim(path, CONFIG) is False
     parts = store.parts_of(path)
     assert [p.name for p in parts.iterdir()] == ["config.json"]
     assert os.listdir(path.parent) == [parts.name]
-    store.write_shard(parts, "a", ATTRS, arrays())
-    assert store.claim(path, CONFIG) is False  # taken up, not begun anew
-    assert store.present(parts) == {"a"}
+    shards.write_shard(parts, "a", ATTRS, arrays())
+    assert shards.claim(path, CONFIG) is False  # taken up, not begun anew
+    assert shards.present(parts) == {"a"}
 
 
 def test_claim_of_a_finished_file_touches_nothing(results):
     before = listing(results.parent)
-    assert store.claim(results, CONFIG) is True
+    assert shards.claim(results, CONFIG) is True
     assert listing(results.parent) == before
 
 
 def test_claim_takes_an_unfinished_file_apart(path):
     make(path, complete=False)
     before = listing(path.parent)
-    assert store.claim(path, CONFIG) is False
-    assert store.finished(store.parts_of(path), ["a", "b"]) == ["a", "b"]
+    assert shards.claim(path, CONFIG) is False
+    assert shards.finished(store.parts_of(path), ["a", "b"]) == ["a", "b"]
     assert {k: v for k, v in listing(path.parent).items() if ".parts" not in k} == before
 
 
@@ -250,16 +250,16 @@ def test_claim_leaves_out_a_damaged_trajectory_of_an_unfinished_file(path):
     make(path, complete=False)
     with h5py.File(path, "r+") as file:
         file["trajectories/a/variance/gc"][0] = 7.0
-    store.claim(path, CONFIG)
-    assert store.finished(store.parts_of(path), ["a", "b"]) == ["b"]
+    shards.claim(path, CONFIG)
+    assert shards.finished(store.parts_of(path), ["a", "b"]) == ["b"]
 
 
 def test_a_kill_while_taking_apart_loses_nothing(path):
     make(path, complete=False)
-    store.claim(path, CONFIG)
+    shards.claim(path, CONFIG)
     (store.parts_of(path) / "a.h5").unlink()
-    store.claim(path, CONFIG)
-    assert store.finished(store.parts_of(path), ["a", "b"]) == ["a", "b"]
+    shards.claim(path, CONFIG)
+    assert shards.finished(store.parts_of(path), ["a", "b"]) == ["a", "b"]
 
 
 def other_configuration(path):
@@ -286,8 +286,8 @@ def another_programs_hdf5(path):
 
 
 def parts_of_another(path):
-    store.claim(path, '{"a": 2}')
-    store.write_shard(store.parts_of(path), "a", ATTRS, arrays())
+    shards.claim(path, '{"a": 2}')
+    shards.write_shard(store.parts_of(path), "a", ATTRS, arrays())
 
 
 @pytest.mark.parametrize(
@@ -305,29 +305,29 @@ def test_claim_refuses_something_else_unless_overwrite(path, something):
     something(path)
     before = listing(path.parent)
     with pytest.raises(ValueError, match=r"(?s)results\.h5.*--overwrite") as error:
-        store.claim(path, CONFIG)
+        shards.claim(path, CONFIG)
     assert "\n" not in str(error.value)
     assert listing(path.parent) == before
-    assert store.claim(path, CONFIG, overwrite=True) is False
-    assert store.present(store.parts_of(path)) == set()
+    assert shards.claim(path, CONFIG, overwrite=True) is False
+    assert shards.present(store.parts_of(path)) == set()
     # What is replaced stays until the new file is whole.
     assert path.exists() == ("results.h5" in before)
-    store.write_shard(store.parts_of(path), "a", ATTRS, arrays())
-    assert store.claim(path, CONFIG, overwrite=True) is False  # killed, and the same command again
-    assert store.present(store.parts_of(path)) == {"a"}
-    store.merge(path, ["a"], attrs(), rows)
-    assert store.claim(path, CONFIG) is True
+    shards.write_shard(store.parts_of(path), "a", ATTRS, arrays())
+    assert shards.claim(path, CONFIG, overwrite=True) is False  # killed, and the same command again
+    assert shards.present(store.parts_of(path)) == {"a"}
+    shards.merge(path, ["a"], attrs(), rows)
+    assert shards.claim(path, CONFIG) is True
     assert os.listdir(path.parent) == ["results.h5"]
 
 
 def test_overwrite_begins_a_finished_file_anew_and_goes_on_with_an_unfinished_one(path):
     make(path)
-    assert store.claim(path, CONFIG, overwrite=True) is False
-    assert store.present(store.parts_of(path)) == set()
-    store.write_shard(store.parts_of(path), "a", ATTRS, arrays())
-    store.merge(path, ["a"], attrs(complete=False), rows)  # Ctrl-C
-    assert store.claim(path, CONFIG, overwrite=True) is False
-    assert store.present(store.parts_of(path)) == {"a"}
+    assert shards.claim(path, CONFIG, overwrite=True) is False
+    assert shards.present(store.parts_of(path)) == set()
+    shards.write_shard(store.parts_of(path), "a", ATTRS, arrays())
+    shards.merge(path, ["a"], attrs(complete=False), rows)  # Ctrl-C
+    assert shards.claim(path, CONFIG, overwrite=True) is False
+    assert shards.present(store.parts_of(path)) == {"a"}
 
 
 def test_a_folder_that_is_no_run_is_never_deleted(path):
@@ -336,31 +336,31 @@ def test_a_folder_that_is_no_run_is_never_deleted(path):
     (mine / "precious.txt").write_text("x")
     for overwrite in (False, True):
         with pytest.raises(ValueError, match="in the way"):
-            store.claim(path, CONFIG, overwrite)
+            shards.claim(path, CONFIG, overwrite)
     assert (mine / "precious.txt").exists()
     make_elsewhere = path.with_name("other.h5")
     make(make_elsewhere)
     shutil.move(make_elsewhere, path)
-    assert store.claim(path, CONFIG) is True
+    assert shards.claim(path, CONFIG) is True
     assert (mine / "precious.txt").exists()
 
 
 def test_a_finished_file_leaves_the_parts_of_another_run_alone(results):
-    store.claim(results, '{"a": 2}', overwrite=True)
-    assert store.claim(results, CONFIG) is True
+    shards.claim(results, '{"a": 2}', overwrite=True)
+    assert shards.claim(results, CONFIG) is True
     assert store.parts_of(results).exists()
 
 
 def test_a_kill_between_the_rename_and_the_clearing(results):
-    store.claim(results, CONFIG, overwrite=True)  # the parts are there once more
-    assert store.claim(results, CONFIG) is True
+    shards.claim(results, CONFIG, overwrite=True)  # the parts are there once more
+    assert shards.claim(results, CONFIG) is True
     assert os.listdir(results.parent) == ["results.h5"]
 
 
 @pytest.mark.parametrize("at", ["replace", "rmtree"])
 def test_a_kill_while_the_parts_are_cleared(path, monkeypatch, at):
-    store.claim(path, CONFIG)
-    store.write_shard(store.parts_of(path), "a", ATTRS, arrays())
+    shards.claim(path, CONFIG)
+    shards.write_shard(store.parts_of(path), "a", ATTRS, arrays())
 
     def stop(*args, **kwargs):
         if at == "replace" and str(args[0]).endswith(".tmp"):
@@ -373,35 +373,35 @@ def test_a_kill_while_the_parts_are_cleared(path, monkeypatch, at):
     with monkeypatch.context() as patch:
         patch.setattr(module, at, stop)
         with pytest.raises(KeyboardInterrupt):
-            store.merge(path, ["a"], attrs(complete=False), rows)
-    assert store.claim(path, CONFIG) is False
-    assert store.finished(store.parts_of(path), ["a"]) == ["a"]
-    store.merge(path, ["a"], attrs(), rows)
+            shards.merge(path, ["a"], attrs(complete=False), rows)
+    assert shards.claim(path, CONFIG) is False
+    assert shards.finished(store.parts_of(path), ["a"]) == ["a"]
+    shards.merge(path, ["a"], attrs(), rows)
     assert os.listdir(path.parent) == ["results.h5"]
 
 
 def test_claim_needs_a_folder_that_exists(tmp_path):
     with pytest.raises(ValueError, match="nowhere does not exist"):
-        store.claim(tmp_path / "nowhere" / "results.h5", CONFIG)
+        shards.claim(tmp_path / "nowhere" / "results.h5", CONFIG)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="does not exist"):
-        store.claim(tmp_path / "file" / "results.h5", CONFIG)
+        shards.claim(tmp_path / "file" / "results.h5", CONFIG)
     with pytest.raises(ValueError, match="is a folder"):
-        store.claim(tmp_path, CONFIG)
+        shards.claim(tmp_path, CONFIG)
     assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is a folder in which nobody, not even root, can make files")
 def test_claim_needs_a_folder_that_can_be_written():
-    with pytest.raises(ValueError, match="/proc cannot be written"):
-        store.claim(Path("/proc/results.h5"), CONFIG)
+    with pytest.raises(ValueError, match=r"/proc/results\.h5 cannot be written"):
+        shards.claim(Path("/proc/results.h5"), CONFIG)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_claim_needs_permission_to_write(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match="cannot be written"):
-        store.claim(tmp_path / "results.h5", CONFIG)
+        shards.claim(tmp_path / "results.h5", CONFIG)
     tmp_path.chmod(0o700)
     assert os.listdir(tmp_path) == []
 
@@ -427,7 +427,7 @@ def refusal(path):
 
 def test_missing(path):
     assert "no such file" in refusal(path)
-    store.claim(path, CONFIG)
+    shards.claim(path, CONFIG)
     assert "run the same command again" in refusal(path)
 
 
@@ -462,6 +462,29 @@ def test_other_contents(path):
     with h5py.File(path, "w") as file:
         file.attrs["schema"] = np.array([1, 2])
     assert "schema" in refusal(path)
+
+
+def test_a_summary_of_other_bytes(results):
+    with h5py.File(results, "r+") as file:
+        table = file["summary"][()]
+        table["method"][0] = b"\xff"
+        file["summary"][...] = table
+    with pytest.raises(store.StoreError, match="damaged"):
+        store.read_summary(results)
+
+
+def test_doubts(results):
+    assert store.doubts(results) == []
+    with h5py.File(results, "r+") as file:
+        file.attrs["complete"] = False
+        file.attrs["digest"] = store.root_digest(file)
+    assert store.doubts(results) == ["holds an unfinished run (2 trajectories)"]
+    with h5py.File(results, "r+") as file:
+        file["summary"][...] = np.zeros_like(file["summary"][()])
+    assert len(store.doubts(results)) == 2
+    with h5py.File(results, "r+") as file:
+        del file.attrs["digest"], file.attrs["complete"]
+    assert store.doubts(results) == []  # it claims nothing
 
 
 def test_another_table(results):

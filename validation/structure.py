@@ -1,7 +1,7 @@
 """Is a results file of the random-features study whole: its digests, its contents, its summary."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def read_trajectory(group: Any, sweep: Sweep, spec: Spec, check: Check) -> Traje
     if not check.expect(isinstance(group, h5py.Group), spec.id, None, "group", type(group).__name__, "a group"):
         return None
     n = n_train(spec.overparametrization, sweep.student_hidden)
-    _check_attributes(group, sweep, spec, n, check)
+    _check_attributes(group, sweep, spec, check)
     points = np.array(sweep.points)
     iteration = _read(group, "iteration", points.shape, np.dtype(np.int64), spec, check)
     if iteration is not ABSENT:
@@ -94,9 +94,9 @@ def expected_snapshots(sweep: Sweep, n_measured: int) -> list[int]:
     return [p for p in points if sweep.snapshots == "all" or sweep.refreshes(p) or p == sweep.iterations]
 
 
-def _check_attributes(group: h5py.Group, sweep: Sweep, spec: Spec, n: int, check: Check) -> None:
+def _check_attributes(group: h5py.Group, sweep: Sweep, spec: Spec, check: Check) -> None:
     """Compare the hyper-parameters with the configuration; there is nothing else."""
-    expected = asdict(spec) | {"n_train": n, "student_init": sweep.init_of(spec)}
+    expected = sweep.hyper_parameters(spec)
     found = dict(group.attrs)
     for name, value in expected.items():
         stored = found.pop(name, ABSENT)

@@ -21,6 +21,7 @@ AXES: dict[str, type] = {
     "seed": int,
     "methods": str,
 }
+LARGEST = 2**31 - 1  # what fits everywhere that a number of the grid is stored or counted
 COUNTS = ("batch_size", "student_hidden", "iterations", "measure_every", "refresh_every", "gc_iterations")
 
 
@@ -128,6 +129,12 @@ class Sweep:
             return self.student_init
         return "uniform" if spec.duplicate_fraction else "unit"
 
+    def hyper_parameters(self, spec: Spec) -> dict[str, Any]:
+        """Return everything that determines one trajectory, as the attributes of its group."""
+        shared = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in AXES and f.name != "schema"}
+        n = teacher.n_train(spec.overparametrization, self.student_hidden)
+        return shared | asdict(spec) | {"student_init": self.init_of(spec), "n_train": n}
+
     @property
     def points(self) -> range:
         """The iterations at which everything is measured."""
@@ -155,6 +162,8 @@ def _typed(name: str, value: Any, kind: type) -> Any:
     sort, expected = {float: (Real, "a number"), int: (Integral, "an integer"), str: (str, "a name")}[kind]
     if isinstance(value, bool) or not isinstance(value, sort):
         raise TypeError(f"{name}={value!r} must be {expected}")
+    if kind is int and abs(value) > LARGEST:
+        raise ValueError(f"{name}={value} is too large; at most {LARGEST} is expected")
     return kind(value)
 
 

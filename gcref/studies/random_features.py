@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gcref import store
+from gcref import shards
 from gcref.clustering.low_rank import GradientClustering
 from gcref.engine.layers import Linear
 from gcref.engine.models import initialise_head
@@ -21,7 +20,7 @@ from gcref.studies.grid import Spec, Sweep
 
 Array = NDArray[np.float64]
 
-# -----------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # One trajectory
 
 
@@ -188,13 +187,8 @@ def run_trajectory(
             arrays |= _snapshot(iteration, student, measurement)
         if iteration and sweep.refreshes(iteration):
             measurement.refresh(student)
-    attrs = asdict(spec) | {
-        "n_train": len(targets),
-        "student_init": sweep.init_of(spec),
-        "status": status,
-        "seconds": time.perf_counter() - start,
-    }
-    return attrs, arrays
+    seconds = time.perf_counter() - start
+    return sweep.hyper_parameters(spec) | {"status": status, "seconds": seconds}, arrays
 
 
 def _record(arrays: dict[str, np.ndarray], index: int, measurement: _Measurement) -> None:
@@ -219,7 +213,7 @@ def _snapshot(iteration: int, student: _Student, measurement: _Measurement) -> d
     return arrays
 
 
-# -----------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # Many trajectories
 
 
@@ -256,7 +250,7 @@ def run_unit(sweep: Sweep, specs: Sequence[Spec], parts: str) -> int:
     """Run the trajectories of one (seed, input_dim), writing a shard for each into the folder `parts`."""
     for spec, features, targets in datasets(sweep, specs):
         attrs, arrays = run_trajectory(sweep, spec, features, targets)
-        store.write_shard(Path(parts), spec.id, attrs, arrays)
+        shards.write_shard(Path(parts), spec.id, attrs, arrays)
     return len(specs)
 
 
@@ -296,7 +290,7 @@ def costs(sweep: Sweep, specs: Sequence[Spec]) -> dict[Spec, float]:
     return out
 
 
-# -----------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 # The summary
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 
 import gcref
-from gcref import store
+from gcref import shards, store
 from gcref.executor import process_pool
 from gcref.studies.grid import Spec, Sweep
 from gcref.studies.random_features import costs, run_unit, summary_rows, units
@@ -48,14 +48,21 @@ def run_sweep(
     Raises
     ------
     gcref.store.StoreError
-        If the file cannot be written or belongs to something else (see `gcref.store.claim`).
+        If the file cannot be written or belongs to something else (see `gcref.shards.claim`).
     KeyboardInterrupt
         After what is finished has been merged into an unfinished results file, which the same call completes.
     """
-    if store.claim(path, sweep.to_json(), overwrite):
-        return False
+    with shards.lock(path):
+        if shards.claim(path, sweep.to_json(), overwrite):
+            return False
+        _run_and_merge(sweep, path, n_workers, command, progress)
+        return True
+
+
+def _run_and_merge(sweep: Sweep, path: Path, n_workers: int, command: str, progress: Progress | None) -> None:
+    """Run what has no shard, and merge; a Ctrl-C merges what there is."""
     specs = sweep.specs()
-    done = set(store.finished(store.parts_of(path), [spec.id for spec in specs]))
+    done = set(shards.finished(store.parts_of(path), [spec.id for spec in specs]))
     todo = [spec for spec in specs if spec.id not in done]
     try:
         _run(sweep, todo, path, n_workers, len(done), progress)
@@ -63,7 +70,6 @@ def run_sweep(
         _merge(sweep, path, command)
         raise
     _merge(sweep, path, command)
-    return True
 
 
 def _run(sweep: Sweep, todo: list[Spec], path: Path, n_workers: int, n_done: int, progress: Progress | None) -> None:
@@ -82,7 +88,7 @@ def _run(sweep: Sweep, todo: list[Spec], path: Path, n_workers: int, n_done: int
             for future in finished:
                 future.result()
             if progress is not None:
-                ready = store.present(parts)
+                ready = shards.present(parts)
                 fresh = [spec for spec in todo if spec.id in ready]
                 progress(n_done + len(fresh), sum(share[spec] for spec in fresh) / total)
 
@@ -90,7 +96,7 @@ def _run(sweep: Sweep, todo: list[Spec], path: Path, n_workers: int, n_done: int
 def _merge(sweep: Sweep, path: Path, command: str) -> None:
     """Merge the shards there are, in the order of the grid."""
     by_id = {spec.id: spec for spec in sweep.specs()}
-    names = store.finished(store.parts_of(path), list(by_id))
+    names = shards.finished(store.parts_of(path), list(by_id))
 
     def rows(group: h5py.Group) -> list[tuple]:
         name = group.name.rsplit("/", 1)[-1]
@@ -107,7 +113,7 @@ def _merge(sweep: Sweep, path: Path, command: str) -> None:
         "config": sweep.to_json(),
         "complete": len(names) == len(by_id),
     }
-    store.merge(path, names, attrs, rows)
+    shards.merge(path, names, attrs, rows)
 
 
 def config_of(path: Path | str) -> Sweep:

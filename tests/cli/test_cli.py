@@ -67,6 +67,23 @@ def test_info_names_the_thread_variables_that_are_set(monkeypatch):
     assert "OMP_NUM_THREADS=3" in invoke("info").stdout
 
 
+def test_info_tells_that_nothing_is_cached(tmp_path):
+    environment = {"GCREF_NUMBA_CACHE": "0", "PATH": "", "PYTHONPATH": ""}
+    command = [sys.executable, "-m", "gcref.cli", "info"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "jit cache    off" in done.stdout
+
+
+def test_ctrl_c_ends_with_130(monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gcref.studies.warmup.compile_all", stop)
+    result = invoke("warmup")
+    assert result.exit_code == 130
+    assert "Stopped." in result.stderr
+
+
 def test_warmup():
     result = invoke("warmup")
     assert result.exit_code == 0, result.output

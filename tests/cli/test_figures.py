@@ -20,7 +20,14 @@ def summary():
 def run(monkeypatch, summary):
     """Run the command on a stored summary."""
     monkeypatch.setattr("gcref.store.read_summary", lambda path: summary)
+    monkeypatch.setattr("gcref.store.doubts", lambda path: [])
     return lambda *args: CliRunner().invoke(figures, ["results.h5", *map(str, args)])
+
+
+def test_what_a_reader_should_know_of_the_file(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("gcref.store.doubts", lambda path: ["holds an unfinished run"])
+    result = run("--out", tmp_path / "new", "--format", "svg")
+    assert result.stderr.splitlines()[0] == "warning: results.h5 holds an unfinished run"
 
 
 def test_one_line_a_file(run, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from gcref import store
+from gcref import shards, store
 from gcref.cli import cli
 from gcref.cli.progress import TimeLeft
 from gcref.cli.rf_sweep import QUICK, rf_sweep
@@ -146,6 +146,9 @@ BAD = [
     (("--seed", "0", "--seed", "0"), ("seed", "0, 0")),
     (("--seed", "-1"), ("seed", "-1")),
     (("--seed", "0.5"), ("--seed", "0.5")),
+    (("--seed", "9223372036854775808"), ("seed", "9223372036854775808")),
+    (("--input-dim", "10000000000"), ("input_dim", "10000000000")),
+    (("--iterations", "1000000000000"), ("iterations", "1000000000000")),
     (("--ratio", "0"), ("overparametrization", "0.0")),
     (("--ratio", "51"), ("overparametrization", "51")),
     (("--ratio", "2000"), ("overparametrization", "2000")),
@@ -215,9 +218,9 @@ def test_another_file_is_refused_and_not_touched(tmp_path, kind):
     if kind == "not HDF5":
         out.write_text("hello")
     else:
-        store.claim(out, "{}")
+        shards.claim(out, "{}")
         attrs = {"gcref_version": "0", "command": "", "config": "{}", "complete": True}
-        store.merge(out, [], attrs, lambda group: [])
+        shards.merge(out, [], attrs, lambda group: [])
         if kind == "cut short":
             out.write_bytes(out.read_bytes()[:-50])
     before = listing(tmp_path)
@@ -240,7 +243,7 @@ def test_a_run_and_the_same_command_again(tmp_path):
     assert lines[-1].startswith("2 of 2 trajectories, 100% of the work")
     assert "\x1b" not in first.stdout + first.stderr
     assert "x.h5: 2 trajectories in" in first.stdout
-    assert "gcref figures x.h5" in first.stdout
+    assert first.stdout.endswith("  gcref figures x.h5 --out figures\n")
     with h5py.File(tmp_path / "x.h5") as file:
         assert file.attrs["command"].startswith("gcref rf-sweep --out x.h5 ")
         assert len(file["trajectories"]) == 2
@@ -251,7 +254,7 @@ def test_a_run_and_the_same_command_again(tmp_path):
     assert listing(tmp_path) == before
     other = run("--out", "x.h5", *TINY, "--weight-decay=0", cwd=tmp_path, capture_output=True)
     assert other.returncode == 2
-    assert "another configuration" in other.stderr
+    assert "another configuration (weight_decay 0.0001 instead of 0.0)" in " ".join(other.stderr.split())
     assert listing(tmp_path) == before
     replaced = run("--out", "x.h5", *TINY, "--weight-decay=0", "--overwrite", cwd=tmp_path, capture_output=True)
     assert replaced.returncode == 0

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gcref import store
+from gcref import shards, store
 from gcref.studies import random_features as study
 from gcref.studies import teacher
 from gcref.studies.grid import Sweep
@@ -46,7 +46,7 @@ def in_process(sweep, path, specs):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_any_order_of_shards(sweep, undisturbed, tmp_path, seed):
     path = tmp_path / "results.h5"
-    store.claim(path, sweep.to_json())
+    shards.claim(path, sweep.to_json())
     specs = sweep.specs()
     for i in np.random.default_rng(seed).permutation(len(specs)):
         in_process(sweep, path, [specs[i]])
@@ -54,9 +54,21 @@ def test_any_order_of_shards(sweep, undisturbed, tmp_path, seed):
     assert differences(undisturbed, path) == []
 
 
+def test_two_runs_of_one_file(sweep, undisturbed, tmp_path):
+    path = tmp_path / "results.h5"
+    with shards.lock(path):
+        for overwrite in (False, True):
+            with pytest.raises(store.StoreError, match="being written by another run"):
+                run_sweep(sweep, path, 1, overwrite=overwrite)
+        assert [p.name for p in tmp_path.iterdir()] == [".results.h5.lock"]
+    assert list(tmp_path.iterdir()) == []
+    assert run_sweep(sweep, path, 1)
+    assert differences(undisturbed, path) == []
+
+
 def test_interrupted_and_finished(sweep, undisturbed, tmp_path):
     path = tmp_path / "results.h5"
-    store.claim(path, sweep.to_json())
+    shards.claim(path, sweep.to_json())
     in_process(sweep, path, sweep.specs()[:3])
 
     def interrupt(done, share):
@@ -90,7 +102,7 @@ def test_the_comparison_sees_a_change(undisturbed, tmp_path):
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "text"])
 def test_a_damaged_shard_is_computed_again(sweep, undisturbed, tmp_path, damage):
     path = tmp_path / "results.h5"
-    store.claim(path, sweep.to_json())
+    shards.claim(path, sweep.to_json())
     in_process(sweep, path, sweep.specs())
     shard = store.parts_of(path) / f"{sweep.specs()[2].id}.h5"
     data = bytearray(shard.read_bytes())

@@ -9,14 +9,14 @@ from gcref.studies import warmup
 SWEEP = """
 import json, sys
 from pathlib import Path
-from gcref import store
+from gcref import shards, store
 from gcref.kernels import cpu, random_features
 from gcref.studies.grid import Sweep
 from gcref.studies.random_features import run_unit
 sweep = Sweep(learning_rate=(0.1,), overparametrization=(0.5, 1.0), duplicate_fraction=(0.0, 0.25), input_dim=(6,),
     teacher_hidden=(7,), seed=(0,), batch_size=4, student_hidden=40, iterations=40, measure_every=10, refresh_every=20)
 path = Path(sys.argv[1])
-store.claim(path, sweep.to_json())
+shards.claim(path, sweep.to_json())
 run_unit(sweep, sweep.specs(), str(store.parts_of(path)))
 kernels = [k for m in (cpu, random_features) for k in vars(m).values() if hasattr(k, "stats")]
 print(sum(sum(k.stats.cache_misses.values()) for k in kernels), sum(sum(k.stats.cache_hits.values()) for k in kernels))

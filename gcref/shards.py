@@ -1,0 +1,297 @@
+"""Writing the results file: one HDF5 file, built from shards so that no crash can corrupt it.
+
+While a study runs, every finished trajectory is a small file of its own in the folder ``<results>.parts``: written
+aside, flushed to disk and renamed, so a shard is either whole or absent. At the end (or at Ctrl-C) the shards are
+merged, in the order of the grid, into the results file, which appears by the same rename.
+"""
+
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gcref.store import (
+    SCHEMA,
+    SUMMARY_DTYPE,
+    StoreError,
+    digest,
+    open_results,
+    parts_of,
+    read_attrs,
+    root_digest,
+)
+
+if sys.platform != "win32":
+    import fcntl
+
+NOTE = "config.json"  # in the folder of shards: the configuration they belong to
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Keep other runs off the results file `path` during the block; a kill frees it.
+
+    Raises
+    ------
+    StoreError
+        If another run holds it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    name = path.with_name(f".{path.name}.lock")
+    with ExitStack() as stack:
+        with suppress(OSError):  # a folder that cannot be written is the business of `claim`
+            handle = stack.enter_context(open(name, "ab"))
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = os.path.samestat(os.fstat(handle.fileno()), os.stat(name))
+            except (BlockingIOError, FileNotFoundError):  # or the other run ended, and deleted it, just now
+                held = False
+            if not held:
+                raise StoreError(f"{path} is being written by another run")
+            stack.callback(name.unlink, missing_ok=True)
+        yield
+
+
+@contextmanager
+def _replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """Give a name aside, in `folder`, for a file which replaces `path`, whole, if the block ends well."""
+    aside = (folder or path.parent) / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        yield aside
+        with open(aside, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(aside, path)
+        _sync_folder(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_shard(folder: Path, name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Write one trajectory as ``folder/name.h5``, whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        An existing folder.
+    name : str
+        The trajectory's id.
+    attrs : dict
+        Attributes of its group: numbers and strings.
+    arrays : dict
+        Data sets by their path inside the group, such as ``variance/gc``.
+    """
+    image = io.BytesIO()  # on a full disk HDF5 would bring the process down, where a plain write says so
+    with h5py.File(image, "w") as file:
+        group = file.create_group(name)
+        for path, array in arrays.items():
+            packing = {"shuffle": True, "compression": "gzip", "compression_opts": 1} if array.size > 64 else {}
+            group.create_dataset(path, data=array, **packing)
+        group.attrs.update(attrs)
+        group.attrs["digest"] = digest(group)
+    with _replacing(folder / f"{name}.h5") as aside:
+        aside.write_bytes(image.getbuffer())
+
+
+def present(folder: Path) -> set[str]:
+    """Return the names of the shards in `folder`, unread."""
+    return {entry.name[:-3] for entry in os.scandir(folder) if entry.name.endswith(".h5")}
+
+
+def finished(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return those of `names` with a whole shard in `folder`; a damaged one is deleted, so computed again."""
+    there = present(folder)
+    good = []
+    for name in names:
+        if name not in there:
+            continue
+        try:
+            with h5py.File(folder / f"{name}.h5", "r") as file:
+                whole = file[name].attrs["digest"] == digest(file[name])
+        except Exception:  # bytes damaged anywhere can make HDF5 raise anything; the answer is always the same
+            whole = False
+        if whole:
+            good.append(name)
+        else:
+            (folder / f"{name}.h5").unlink()
+    return good
+
+
+def merge(
+    path: Path,
+    names: Sequence[str],
+    attrs: dict[str, Any],
+    rows: Callable[[h5py.Group], list[tuple]],
+) -> None:
+    """Gather the shards `names`, in this order, into the results file `path`, and delete the shards.
+
+    Parameters
+    ----------
+    path : Path
+    names : sequence of str
+    attrs : dict
+        Root attributes: command, config, complete, gcref_version.
+    rows : callable
+        The summary rows of a trajectory's group.
+    """
+    parts = parts_of(path)
+    with _replacing(path, parts) as aside, h5py.File(aside, "w") as file:
+        trajectories = file.create_group("trajectories", track_order=True)
+        summary: list[tuple] = []
+        for name in names:
+            with h5py.File(parts / f"{name}.h5", "r") as shard:
+                shard.copy(shard[name], trajectories, name)
+            summary += rows(trajectories[name])
+        file["summary"] = np.array(summary, SUMMARY_DTYPE)
+        file.attrs.update({"schema": SCHEMA, **attrs})
+        file.attrs["digest"] = root_digest(file)
+    _discard(parts)
+
+
+def _discard(parts: Path) -> None:
+    """Delete a folder of shards: renamed first, so that a kill leaves it whole or gone."""
+    shutil.rmtree(_trash(parts), ignore_errors=True)  # what an earlier kill left
+    os.replace(parts, _trash(parts))
+    shutil.rmtree(_trash(parts))
+
+
+def _trash(parts: Path) -> Path:
+    """Return the name under which a folder of shards is deleted."""
+    return parts.with_name(f".{parts.name}.old")
+
+
+def claim(path: Path, config: str, overwrite: bool = False) -> bool:
+    """Make ready to write the results file `path`; say whether it is there already, finished.
+
+    Parameters
+    ----------
+    path : Path
+    config : str
+        JSON of all that determines the numbers.
+    overwrite : bool
+        Begin anew over a finished results file, or a file or parts of another configuration. What an
+        interrupted run of this configuration left is taken up all the same.
+
+    Returns
+    -------
+    bool
+        True if `path` is the finished file of `config`: nothing is left to do. Otherwise the folder of shards
+        exists and holds only shards of `config`.
+
+    Raises
+    ------
+    StoreError
+        If the folder is missing or cannot be written, or file or parts are something else; nothing was
+        touched.
+    """
+    parts = parts_of(path)
+    try:
+        if not path.parent.is_dir():
+            raise StoreError(f"{path}: the folder {path.parent} does not exist")
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder; a file name is needed")
+        state = _state(path, config, overwrite)
+        if state == "finished":
+            if _config_of(parts) == config:  # a kill came between the file's rename and this
+                _discard(parts)
+            shutil.rmtree(_trash(parts), ignore_errors=True)
+            return True
+        _claim_parts(parts, config, overwrite)
+        if state == "unfinished":
+            _unpack(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from None
+    return False
+
+
+def _state(path: Path, config: str, overwrite: bool) -> str:
+    """Whether the results file of `config` is "absent" (or to be replaced), "unfinished" or "finished"."""
+    if not path.exists():
+        return "absent"
+    advice = "give another name, or --overwrite to replace it"
+    try:
+        attrs = read_attrs(path)
+    except StoreError as error:
+        if overwrite:
+            return "absent"
+        raise StoreError(f"{error}; {advice}") from None
+    same = attrs.get("config") == config
+    if same and not attrs.get("complete"):
+        return "unfinished"
+    if overwrite:
+        return "absent"
+    if not same:
+        raise StoreError(f"{path} holds another configuration{_difference(attrs.get('config'), config)}; {advice}")
+    return "finished"
+
+
+def _difference(found: Any, wanted: str) -> str:
+    """Say how one configuration differs from another, in as many words as are useful."""
+    try:
+        there, asked = json.loads(found), json.loads(wanted)
+        names = [name for name in asked if there.get(name) != asked[name]]
+    except (TypeError, ValueError, AttributeError):
+        return ""
+    shown = [f"{name} {there.get(name)} instead of {asked[name]}" for name in names[:3]]
+    return f" ({', '.join(shown)}{', ...' if len(names) > 3 else ''})" if names else ""
+
+
+def _claim_parts(parts: Path, config: str, overwrite: bool) -> None:
+    """Make or take up the folder of shards of `config`."""
+    if parts.exists():
+        found = _config_of(parts)
+        if found == config:
+            return
+        if found is None:
+            raise StoreError(f"{parts} is in the way and not the parts of a run; move it, or give another name")
+        if not overwrite:
+            raise StoreError(
+                f"{parts} holds an unfinished run of another configuration; finish it, delete it, or give --overwrite"
+            )
+        _discard(parts)
+    # Renamed into place with its note inside, so that no kill can leave a folder that nobody recognises.
+    aside = parts.with_name(f".{parts.name}.{os.getpid()}.tmp")
+    try:
+        aside.mkdir(exist_ok=True)
+        (aside / NOTE).write_text(config, encoding="utf-8")
+        os.replace(aside, parts)
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _config_of(parts: Path) -> str | None:
+    """Return the configuration that the folder of shards belongs to; None if it is no such folder."""
+    note = parts / NOTE
+    return note.read_text(encoding="utf-8") if note.is_file() else None
+
+
+def _unpack(path: Path) -> None:
+    """Turn the trajectories of an unfinished results file back into shards, so that a run can go on."""
+    parts = parts_of(path)
+    with open_results(path) as file:
+        trajectories = file["trajectories"]
+        for name in set(trajectories) - present(parts):
+            # A damaged trajectory is left out, and so computed again.
+            name_of_shard = parts / f"{name}.h5"
+            with suppress(RuntimeError, KeyError), _replacing(name_of_shard) as aside, h5py.File(aside, "w") as shard:
+                trajectories.copy(name, shard)
