@@ -10,6 +10,7 @@ from gcref.validation.protocol import N_ESTIMATES, N_REPETITIONS, Drawn
 from gcref.validation.tally import Check
 
 POOLED = 4.0  # a pooled |z| beyond it has a probability of 6e-5
+N_LAST = 35  # measuring points in the last 70 % of the default grid's 51
 FAMILY = 1e-4  # the probability that any one of the |z| is beyond the bound by chance
 
 
@@ -46,20 +47,23 @@ def _pooled_z(drawn: Sequence[Drawn]) -> float:
 
 def raw_normalized(drawn: Sequence[Drawn]) -> Check:
     """The normalized variance in closed form, beside the paper's ratio of ten noisy estimates."""
-    check = Check(
-        "normalized at T = 10",
-        "closed form → the paper's ratio, medians (share of measurements above 1)",
-        None,
-    )
+    what = f"closed form → the paper's ratio: median, largest of {N_LAST} (share of measurements above 1)"
+    check = Check("normalized at T = 10", what, None)
     notes = []
     for method in dict.fromkeys(d.method for d in drawn):
         mine = [d for d in drawn if d.method == method]
         raw = np.concatenate([d.raw for d in mine])
         closed = np.median([d.normalized for d in mine])
-        notes.append(f"{method} {closed:.3f} → {np.median(raw):.3f} ({np.mean(raw > 1):.0%})")
+        largest = np.median([_largest(d.raw) for d in mine])
+        notes.append(f"{method} {closed:.3f} → {np.median(raw):.3f}, {largest:.3g} ({np.mean(raw > 1):.0%})")
         check.n += len(raw)
     check.note = ", ".join(notes)
     return check
+
+
+def _largest(raw: np.ndarray) -> float:
+    """Mean of the largest of as many measurements as Fig. 5's maximum is taken over."""
+    return float(raw[: len(raw) // N_LAST * N_LAST].reshape(-1, N_LAST).max(axis=1).mean())
 
 
 def optimum_gap(gaps: Sequence[Gap]) -> Check:
