@@ -274,7 +274,10 @@ def _check_labels(
             check.n += len(labels) - 1
         else:
             phi = [explicit.objective(features, D, x, sweep.batch_size) for x in (stored, labels)]
-            found.undecided.append(phi[0] / phi[1] if phi[1] else 1.0)
+            # Where both are nothing but rounding, as of clusters that are copies of one example, they are equal.
+            norms = np.square(features).sum(axis=1) @ np.square(D).sum(axis=1)
+            nothing = 1e3 * explicit.EPS * len(features) * norms
+            found.undecided.append((phi[0] + nothing) / (phi[1] + nothing))
 
 
 def _labels_of(sweep: Sweep, trajectory: Trajectory, refresh: int) -> NDArray[np.int32] | None:

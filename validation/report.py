@@ -82,9 +82,10 @@ def undecided(ratios: Sequence[float]) -> str:
     """Say how labels that hang on rounding compare with those of the plain clustering."""
     if not ratios:
         return ""
+    low, median, high = np.percentile(ratios, [5, 50, 95])
     return (
         f"{len(ratios)} clusterings hang on rounding (copies of one example); their Φ over that of the plain "
-        f"clustering's: median {np.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}"
+        f"clustering's: median {median:.3f}, 90 % from {low:.3f} to {high:.3f}"
     )
 
 

@@ -73,5 +73,5 @@ def test_findings_in_words():
     )
     assert report.optimum_gap([]).verdict == "nothing"
     assert report.undecided([]) == report.chaotic([]) == ""
-    assert report.undecided([1.0, 1.1, 0.9]).endswith("median 1.000, 0.900 to 1.100")
+    assert report.undecided([1.0, 1.1, 0.9]).endswith("median 1.000, 90 % from 0.910 to 1.090")
     assert report.chaotic(["t, iteration 100", "u"]).startswith("at 2 measuring points (first t, iteration 100)")
