@@ -9,6 +9,7 @@ data set as the undisturbed one. Last, one worker against two. POSIX only.
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ GRID = (
 SMALL_GRID = ("--input-dim=10", "--teacher-hidden=20", "--ratio=1,2", "--seed=0,1", "--iterations=1000")
 IGNORED = {"seconds", "command"}
 GONE_WITHIN = 2.0  # seconds
+EARLIER = 0.7  # of the moment, for a sweep that had ended by then
 
 
 @dataclass
@@ -61,10 +63,10 @@ def _contents(file: h5py.File) -> dict[str, Any]:
     out: dict[str, Any] = {}
 
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        out[name] = None
+        out[name] = "group"
         if isinstance(item, h5py.Dataset):
             array = item[()]
-            out[name] = (array.dtype.str, array.dtype.names, array.shape, array.tobytes())
+            out[name] = (array.dtype.descr, array.shape, array.tobytes())
         for key, value in item.attrs.items():
             if key not in IGNORED:
                 out[f"{name}@{key}"] = (type(value).__name__, np.asarray(value).tobytes())
@@ -122,10 +124,10 @@ def half_files(folder: Path) -> list[str]:
     for path in [*store.parts_of(results).glob("*.h5"), *folder.glob("*.h5")]:
         try:
             with h5py.File(path, "r") as file:
-                groups = file["trajectories"] if path == results else file
-                whole = all(group.attrs["digest"] == store.digest(group) for group in groups.values())
+                groups = file["trajectories"].values() if path == results else [file[path.stem]]
+                whole = all(group.attrs["digest"] == store.digest(group) for group in groups)
                 whole &= path != results or file.attrs["digest"] == store.root_digest(file)
-        except (OSError, KeyError, RuntimeError):
+        except Exception:  # as in the store: damaged bytes can make HDF5 raise anything
             whole = False
         if not whole:
             bad.append(path.name)
@@ -139,28 +141,36 @@ def killed(folder: Path, reference: Path, grid: Sequence[str], moment: float) ->
     """Kill the parent after `moment` seconds, look around, finish, compare."""
     process = start(folder, grid, workers=2)
     time.sleep(moment)
-    ended = process.poll() is not None
     workers = len(alive(process.pid)) - 1
     process.kill()
-    process.wait()
+    code = process.wait()
+    if code == 0:  # it was quicker than the undisturbed one
+        shutil.rmtree(folder)
+        return killed(folder, reference, grid, EARLIER * moment)
     left, seconds = _survivors(process.pid)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     out = Outcome(f"SIGKILL at {moment:.2f} s")
     shards = len(list(store.parts_of(folder / "results.h5").glob("*.h5")))
     out.seen = f"{shards} shards kept, {max(workers, 0)} children gone in {seconds:.2f} s"
-    out.faults += ["had ended before"] if ended else []
+    out.faults += [f"had ended before, exit code {code}"] if code != -signal.SIGKILL else []
     out.faults += [f"{len(left)} children outlived it"] if left else []
     out.faults += [f"half written: {name}" for name in half_files(folder)]
     return _finish_and_compare(out, folder, reference, grid)
 
 
 def stopped(folder: Path, reference: Path, grid: Sequence[str], moment: float) -> Outcome:
-    """Press Ctrl-C after `moment` seconds, look around, finish, compare."""
+    """Press Ctrl-C after `moment` seconds, and not before the first trajectory, look around, finish, compare."""
     process = start(folder, grid, workers=2)
     time.sleep(moment)
-    os.killpg(process.pid, signal.SIGINT)
+    while process.poll() is None and not any(store.parts_of(folder / "results.h5").glob("*.h5")):
+        time.sleep(0.02)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
     code = process.wait(timeout=60)
+    if code == 0:  # it was quicker than the undisturbed one
+        shutil.rmtree(folder)
+        return stopped(folder, reference, grid, EARLIER * moment)
     left, _ = _survivors(process.pid)
     out = Outcome(f"Ctrl-C at {moment:.2f} s")
     out.faults += [f"exit code {code} instead of 130"] if code != 130 else []

@@ -1,0 +1,297 @@
+"""The comparison and the search for half-written files see whatever is wrong, and nothing else."""
+
+import shutil
+import subprocess
+
+import h5py
+import numpy as np
+import pytest
+
+from gcref import store
+from gcref.shards import merge, write_shard
+from gcref.validation import kills
+
+NAMES = ("lr0.1-ratio0.5-seed0", "lr0.1-ratio1-seed0")
+
+
+def shards(folder):
+    """Write the shards of two small trajectories."""
+    parts = store.parts_of(folder / "results.h5")
+    parts.mkdir()
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(NAMES):
+        arrays = {
+            "variance/gc": rng.random(5),
+            "snapshots/0/theta": rng.random(200),  # long enough to be compressed
+            "count": np.zeros(3, np.int64),
+            "zero": np.zeros(2),
+        }
+        write_shard(parts, name, {"seed": i, "status": "complete", "seconds": 0.5 + i}, arrays)
+    return parts
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    shards(folder)
+    rows = [(name, "gc", *np.arange(11)) for name in NAMES]
+    attrs = {"gcref_version": "1", "command": "a command", "config": "{}", "complete": True}
+    merge(folder / "results.h5", NAMES, attrs, lambda group: [rows[group.attrs["seed"]]])
+    with h5py.File(folder / "results.h5", "r+") as file:
+        file.create_group("empty")
+    return folder / "results.h5"
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return shutil.copy(whole, tmp_path / "results.h5")
+
+
+def flip_a_byte(path, name):
+    """Flip the lowest bit of the second number of a data set, where it lies in the file."""
+    with h5py.File(path) as file:
+        offset = file[name].id.get_offset() + 8
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def turn_the_summary(file):
+    file["summary"][()] = file["summary"][()][::-1]
+
+
+def replace(file, name, array):
+    del file[name]
+    file[name] = array
+
+
+# ------------------------------------------------------------------------------------------- differences()
+
+TRAJECTORY = f"trajectories/{NAMES[1]}"
+GC, COUNT, ZERO, THETA = (f"{TRAJECTORY}/{name}" for name in ("variance/gc", "count", "zero", "snapshots/0/theta"))
+
+
+def test_a_copy_does_not_differ(whole, copy):
+    assert kills.differences(whole, copy) == []
+
+
+def test_seconds_and_command_may_differ(whole, copy):
+    with h5py.File(copy, "r+") as file:
+        file.attrs["command"] = "another"
+        file[TRAJECTORY].attrs["seconds"] = 99.0
+        del file[f"trajectories/{NAMES[0]}"].attrs["seconds"]
+    assert kills.differences(whole, copy) == []
+
+
+@pytest.mark.parametrize("name", [GC, COUNT])
+def test_one_byte_of_a_data_set(whole, copy, name):
+    flip_a_byte(copy, name)
+    assert kills.differences(whole, copy) == kills.differences(copy, whole) == [name]
+
+
+CHANGES = {
+    "a number": (lambda file: file[THETA].write_direct(np.ones(200)), [THETA]),
+    "the summary": (turn_the_summary, ["summary"]),
+    "the sign of zero": (lambda file: file[ZERO].write_direct(np.array([0.0, -0.0])), [ZERO]),
+    "the type": (lambda file: replace(file, COUNT, np.zeros(3)), [COUNT]),
+    "the shape": (lambda file: replace(file, COUNT, np.zeros((3, 1), np.int64)), [COUNT]),
+    "a type inside": (
+        lambda file: replace(file, "summary", file["summary"][()].view([*store.SUMMARY_DTYPE.descr[:-1], ("x", "f8")])),
+        ["summary"],
+    ),
+    "a missing data set": (lambda file: file.pop(COUNT), [COUNT]),
+    "a missing group": (lambda file: file.pop("empty"), ["empty"]),
+    "a data set too many": (lambda file: file.create_dataset("more", data=1.0), ["more"]),
+    "a group too many": (lambda file: file.create_group("trajectories/more"), ["trajectories/more"]),
+    "an attribute": (lambda file: file[TRAJECTORY].attrs.modify("seed", 2), [f"{TRAJECTORY}@seed"]),
+    "an attribute's type": (lambda file: file[TRAJECTORY].attrs.create("seed", 1, dtype="u8"), [f"{TRAJECTORY}@seed"]),
+    "a root attribute": (lambda file: file.attrs.modify("complete", False), ["/@complete"]),
+    "a text attribute": (lambda file: file.attrs.modify("config", "{ }"), ["/@config"]),
+    "a missing attribute": (lambda file: file[TRAJECTORY].attrs.pop("status"), [f"{TRAJECTORY}@status"]),
+    "an attribute too many": (lambda file: file[GC].attrs.create("unit", "1"), [f"{GC}@unit"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_difference_is_named(whole, copy, change):
+    alter, expected = change
+    with h5py.File(copy, "r+") as file:
+        alter(file)
+    assert kills.differences(whole, copy) == kills.differences(copy, whole) == expected
+
+
+def test_all_differences_are_named(whole, copy):
+    flip_a_byte(copy, GC)
+    with h5py.File(copy, "r+") as file:
+        file.attrs["config"] = "{}}"
+        del file["empty"]
+    assert kills.differences(whole, copy) == ["/@config", "empty", GC]
+
+
+# -------------------------------------------------------------------------------------------- half_files()
+
+
+def test_whole_files_are_not_half(copy):
+    folder = copy.parent
+    shards(folder)
+    (store.parts_of(copy) / ".another.h5.123.tmp").write_bytes(b"half")  # not its final name
+    (folder / "log.txt").write_text("text")
+    assert kills.half_files(folder) == []
+
+
+def test_an_empty_folder_has_no_half_files(tmp_path):
+    assert kills.half_files(tmp_path) == []
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def without_its_group(path):
+    with h5py.File(path, "w"):
+        pass
+
+
+def under_another_name(path):
+    with h5py.File(path, "r+") as file:
+        file.move(path.stem, "other")
+
+
+def inside(alter):
+    def change(path):
+        with h5py.File(path, "r+") as file:
+            alter(file["trajectories"][NAMES[0]] if "trajectories" in file else file[NAMES[0]])
+
+    return change
+
+
+HALF = {
+    "cut": cut,
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("text"),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "no group": without_its_group,
+    "no digest": inside(lambda group: group.attrs.pop("digest")),
+    "an attribute changed": inside(lambda group: group.attrs.modify("seed", 7)),
+    "a data set missing": inside(lambda group: group.pop("count")),
+    "a data set changed": inside(lambda group: group["snapshots/0/theta"].write_direct(np.ones(200))),
+    "an empty group too many": inside(lambda group: group.create_group("more")),
+}
+
+
+@pytest.mark.parametrize("damage", [*HALF.values(), under_another_name], ids=[*HALF, "under another name"])
+def test_a_half_written_shard_is_found(tmp_path, damage):
+    shard = shards(tmp_path) / f"{NAMES[0]}.h5"
+    damage(shard)
+    assert kills.half_files(tmp_path) == [shard.name]
+
+
+@pytest.mark.parametrize("damage", HALF.values(), ids=HALF)
+def test_a_half_written_results_file_is_found(copy, damage):
+    damage(copy)
+    assert kills.half_files(copy.parent) == ["results.h5"]
+
+
+ROOT = {
+    "an attribute": lambda file: file.attrs.modify("complete", False),
+    "no digest": lambda file: file.attrs.pop("digest"),
+    "a trajectory missing": lambda file: file.pop(TRAJECTORY),
+    "no trajectories": lambda file: file.pop("trajectories"),
+    "the summary": turn_the_summary,
+    "no summary": lambda file: file.pop("summary"),
+}
+
+
+@pytest.mark.parametrize("damage", ROOT.values(), ids=ROOT)
+def test_a_results_file_with_a_damaged_root_is_found(copy, damage):
+    with h5py.File(copy, "r+") as file:
+        damage(file)
+    assert kills.half_files(copy.parent) == ["results.h5"]
+
+
+def test_one_changed_byte_is_found_in_shard_and_results(copy):
+    shard = shards(copy.parent) / f"{NAMES[1]}.h5"
+    flip_a_byte(shard, f"{NAMES[1]}/variance/gc")
+    flip_a_byte(copy, GC)
+    assert sorted(kills.half_files(copy.parent)) == [shard.name, "results.h5"]
+
+
+# -------------------------------------------------------------------------------------------------- rounds
+
+
+@pytest.fixture
+def scripts(monkeypatch, tmp_path):
+    """Let shell scripts, in turn, stand for the sweep; the comparison at the end is left out."""
+    todo = []
+
+    def start(folder, grid, workers):
+        folder.mkdir()
+        (folder / "log.txt").touch()
+        return subprocess.Popen(["sh", "-c", todo.pop(0)], cwd=folder, start_new_session=True)
+
+    monkeypatch.setattr(kills, "start", start)
+    monkeypatch.setattr(kills, "_finish_and_compare", lambda out, *_: out)
+    return todo
+
+
+def test_a_sweep_that_had_ended_is_killed_earlier(scripts, tmp_path):
+    scripts += ["exit 0", "exit 0", "exec sleep 60"]
+    out = kills.killed(tmp_path / "round", tmp_path, (), 0.2)
+    assert (out.what, out.faults) == (f"SIGKILL at {0.2 * 0.7**2:.2f} s", [])
+    assert scripts == []
+
+
+def test_a_sweep_that_crashes_before_it_is_killed_is_a_fault(scripts, tmp_path):
+    scripts += ["exit 3"]
+    assert kills.killed(tmp_path / "round", tmp_path, (), 0.2).faults == ["had ended before, exit code 3"]
+
+
+def test_children_that_outlive_the_parent_are_a_fault(scripts, tmp_path, monkeypatch):
+    monkeypatch.setattr(kills, "GONE_WITHIN", 0.1)
+    scripts += ["sleep 60 & sleep 60 & wait"]
+    assert kills.killed(tmp_path / "round", tmp_path, (), 0.2).faults == ["2 children outlived it"]
+
+
+def test_a_half_written_shard_is_a_fault(scripts, tmp_path):
+    scripts += ["mkdir results.h5.parts; echo half > results.h5.parts/one.h5; exec sleep 60"]
+    assert kills.killed(tmp_path / "round", tmp_path, (), 0.2).faults == ["half written: one.h5"]
+
+
+def test_ctrl_c_waits_for_the_first_trajectory(scripts, tmp_path):
+    scripts += [
+        "exit 0",
+        "trap 'exit 130' INT; sleep 0.2; mkdir results.h5.parts; touch results.h5.parts/a.h5; while :; do :; done",
+    ]
+    out = kills.stopped(tmp_path / "round", tmp_path, (), 0.1)
+    assert out.what == "Ctrl-C at 0.07 s"
+    assert out.faults == ["half written: a.h5", f"{tmp_path / 'round' / 'results.h5'}: no such file; an unfinished "
+                          "run left its parts beside it: run the same command again to finish it"]  # fmt: skip
+
+
+def test_another_exit_code_after_ctrl_c_is_a_fault(scripts, tmp_path):
+    scripts += ["echo Traceback > log.txt; exit 1"]
+    faults = kills.stopped(tmp_path / "round", tmp_path, (), 0.1).faults
+    assert faults[:2] == ["exit code 1 instead of 130", "a traceback"]
+
+
+# ------------------------------------------------------------------------------------------------- verdict
+
+
+def test_one_fault_fails_the_program(monkeypatch, capsys):
+    outcomes = [kills.Outcome("a round", "seen"), kills.Outcome("another", "seen", ["1 children outlived it", "more"])]
+    monkeypatch.setattr(kills, "run", lambda *_: outcomes)
+    assert kills.main([]) == 1
+    *_, line, last = capsys.readouterr().out.splitlines()
+    assert line.endswith("FAIL: 1 children outlived it; more")
+    assert last == "FAIL: 1 of 2 rounds"
+    del outcomes[1]
+    assert kills.main([]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "PASS: 1 of 1 rounds"
+
+
+@pytest.mark.slow
+def test_a_small_sweep_survives_every_kill(capsys):
+    code = kills.main(["--small"])
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert "PASS: 9 of 9 rounds" in printed
