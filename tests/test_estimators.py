@@ -8,23 +8,12 @@ from scipy.stats import chisquare
 
 import gcref
 import gcref.estimators
+from estimator_cases import ESTIMATORS, LABELS, SIZES
 from gcref.data import Dataset
 from gcref.engine.network import Network
 from gcref.engine.trace import concatenate
 from gcref.estimators import full_gradient
 from gcref.validation import enumeration
-
-SIZES = (3, 4, 3)
-LABELS = np.array([4, 0, 4, 4, 0, 9, 4])
-ESTIMATORS = {
-    "SG-B": lambda: gcref.MiniBatch(2),
-    "SG-B, replacement": lambda: gcref.MiniBatch(2, replacement=True),
-    "SVRG": lambda: gcref.SVRG(2),
-    "SVRG, replacement": lambda: gcref.SVRG(3, replacement=True),
-    "labels": lambda: gcref.Stratified(LABELS),
-    "GradientClustering": lambda: gcref.Stratified(gcref.GradientClustering(3)),
-    "ExactClustering": lambda: gcref.Stratified(gcref.ExactClustering(2)),
-}
 
 
 class WrongWeights(gcref.Stratified):

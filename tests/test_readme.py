@@ -1,0 +1,39 @@
+"""What README promises is so."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+from gcref.cli import cli
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_quick_start_is_two_blocks():
+    quick_start = README.split("\n## Quick start\n")[1].split("\n## ")[0]
+    assert len(blocks("sh", quick_start)) == len(blocks("sh")) == 2
+    job, tests = blocks("sh")
+    assert "gcref rf-sweep --quick --out quick.h5" in job
+    assert tests.rstrip().endswith("pytest")
+
+
+def test_the_first_example_prints_what_it_says():
+    example = blocks("python")[0]
+    promised = float(re.search(r"# prints ([\d.]+)", example)[1])
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(example, "README.md", "exec"), {})
+    assert round(float(printed.getvalue()), 2) == promised
+
+
+def test_every_command_is_described():
+    table = README.split("\n## The commands\n")[1].split("\n## ")[0]
+    assert {name for name in cli.commands if f"`gcref {name}" in table} == set(cli.commands)
+    for command, options in re.findall(r"`gcref ([\w-]+)([^`]*)`", table):
+        known = {flag for option in cli.commands[command].params for flag in option.opts}
+        assert set(re.findall(r"--[\w-]+", options)) <= known
