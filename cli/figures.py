@@ -26,7 +26,7 @@ def figures(results: Path, out: Path, formats: str, overwrite: bool, paper: bool
     from gcref.figures import draw_all, undrawable
     from gcref.store import doubts, read_summary
 
-    names = [name.strip() for name in formats.split(",") if name.strip()]
+    names = [name.strip().lower() for name in formats.split(",") if name.strip()]
     if not names:
         raise click.UsageError(f"--format needs at least one of png, svg, pdf, got {formats!r}")
     try:

@@ -19,7 +19,7 @@ def progress_on_stderr(total: int) -> Iterator[Callable[[int, float], None]]:
             nonlocal shown
             if int(10 * share) > shown:
                 shown = int(10 * share)
-                line = f"{done} of {total} trajectories, {share:.0%} of the work, {time_left(share)}"
+                line = f"{done} of {total} trajectories, {share:.0%} of this run's work, {time_left(share)}"
                 click.echo(line, err=True)
 
         yield plain

@@ -31,7 +31,7 @@ def test_what_a_reader_should_know_of_the_file(run, monkeypatch, tmp_path):
 
 
 def test_one_line_a_file(run, tmp_path):
-    result = run("--out", tmp_path / "new", "--format", "svg, pdf")
+    result = run("--out", tmp_path / "new", "--format", "svg, PDF")
     assert result.exit_code == 0
     names = [f"figure{n}.{f}" for n in (4, 5, 9) for f in ("svg", "pdf")]
     assert result.stdout.splitlines() == [f"wrote {tmp_path / 'new' / name}" for name in names]

@@ -239,8 +239,8 @@ def test_a_run_and_the_same_command_again(tmp_path):
     assert first.returncode == 0, first.stderr
     # Piped, progress is plain lines on stderr; the summary is on stdout.
     lines = first.stderr.splitlines()
-    assert lines[0].startswith("0 of 2 trajectories, 0% of the work")
-    assert lines[-1].startswith("2 of 2 trajectories, 100% of the work")
+    assert lines[0].startswith("0 of 2 trajectories, 0% of this run's work")
+    assert lines[-1].startswith("2 of 2 trajectories, 100% of this run's work")
     assert "\x1b" not in first.stdout + first.stderr
     assert "x.h5: 2 trajectories in" in first.stdout
     assert first.stdout.endswith("  gcref figures x.h5 --out figures\n")
