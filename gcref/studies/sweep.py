@@ -60,16 +60,17 @@ def run_sweep(
 
 
 def _run_and_merge(sweep: Sweep, path: Path, n_workers: int, command: str, progress: Progress | None) -> None:
-    """Run what has no shard, and merge; a Ctrl-C merges what there is."""
+    """Run what has no shard, and merge; a Ctrl-C merges what there is, and leaves no merge half done."""
     specs = sweep.specs()
     done = set(shards.finished(store.parts_of(path), [spec.id for spec in specs]))
     todo = [spec for spec in specs if spec.id not in done]
     try:
         _run(sweep, todo, path, n_workers, len(done), progress)
-    except KeyboardInterrupt:
         _merge(sweep, path, command)
+    except KeyboardInterrupt:
+        if store.parts_of(path).is_dir():
+            _merge(sweep, path, command)
         raise
-    _merge(sweep, path, command)
 
 
 def _run(sweep: Sweep, todo: list[Spec], path: Path, n_workers: int, n_done: int, progress: Progress | None) -> None:

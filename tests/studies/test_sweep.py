@@ -89,6 +89,25 @@ def test_interrupted_and_finished(sweep, undisturbed, tmp_path):
         assert all(file["trajectories"][name].attrs["seconds"] == value for name, value in before.items())
 
 
+@pytest.mark.parametrize("call", ["root_digest", "_discard", "_sync_folder"])
+def test_interrupted_while_merging(sweep, undisturbed, tmp_path, monkeypatch, call):
+    path = tmp_path / "results.h5"
+    shards.claim(path, sweep.to_json())
+    in_process(sweep, path, sweep.specs())
+    function, interrupts = getattr(shards, call), [KeyboardInterrupt]
+
+    def once(*arguments):
+        if interrupts:
+            raise interrupts.pop()
+        return function(*arguments)
+
+    monkeypatch.setattr(shards, call, once)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, path, 1)
+    assert differences(undisturbed, path) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["results.h5"]
+
+
 def test_the_comparison_sees_a_change(undisturbed, tmp_path):
     path = tmp_path / "results.h5"
     path.write_bytes(undisturbed.read_bytes())
@@ -147,16 +166,6 @@ def test_config_of_another_study_is_a_store_error(undisturbed, tmp_path):
         file.attrs["config"] = "{}"
     with pytest.raises(store.StoreError, match="config"):
         config_of(path)
-
-
-@pytest.mark.slow
-def test_kills_by_the_real_command_line(capsys):
-    from gcref.validation import kills
-
-    code = kills.main(["--small", "--kills", "2", "--stops", "1", "--seed", "1"])
-    printed = capsys.readouterr().out
-    assert code == 0, printed
-    assert printed.count("PASS") == 6
 
 
 def small_study(precision, flip=False):
