@@ -7,6 +7,7 @@ measured. ``gcref validate`` prints the table.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -98,7 +99,7 @@ def validate(path: Path | str, n_workers: int = 0, progress: Progress | None = N
     """
     try:
         sweep = config_of(path)
-        specs, checks = inspect_file(path, sweep)
+        specs, checks = _inspect(path, sweep, n_workers)
     except store.StoreError:
         raise
     except READ_ERRORS as error:
@@ -114,6 +115,17 @@ def validate(path: Path | str, n_workers: int = 0, progress: Progress | None = N
     merged["labels"].note = report.undecided(undecided)
     merged["replay: numbers"].note = report.chaotic([where for part in found for where in part.chaotic])
     return [*checks, *merged.values(), *report.monte_carlo(drawn), report.optimum_gap(gaps)]
+
+
+def _inspect(path: Path | str, sweep: Sweep, n_workers: int) -> tuple[list[Spec], list[Check]]:
+    """Look at the file in a process of its own if there are any, as damage can bring HDF5 itself down."""
+    if n_workers == 0:
+        return inspect_file(path, sweep)
+    try:
+        with process_pool(1) as pool:
+            return pool.submit(inspect_file, path, sweep).result()
+    except BrokenProcessPool:
+        raise store.StoreError(f"{path} is damaged: HDF5 broke down while reading it") from None
 
 
 def _run(path: str, sweep: Sweep, specs: list[Spec], n_workers: int, progress: Progress | None) -> list[Found]:
