@@ -52,17 +52,18 @@ def outputs(logits: Array, targets: NDArray[np.int8]) -> Outputs:
     targets : ndarray, shape (N,), in {0, 1}
     """
     y = targets.astype(np.float64)
-    if logits.shape[1] == 1:
-        z = logits[:, 0]
-        with np.errstate(over="ignore"):
+    # On the way to a divergence logits overflow; that is seen in the losses, and no reason to warn.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if logits.shape[1] == 1:
+            z = logits[:, 0]
             p = 1.0 / (1.0 + np.exp(-z))
-        return Outputs((p - y)[:, None], np.logaddexp(0.0, z) - y * z, p)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    total = exponentials.sum(axis=1)
-    p = exponentials / total[:, None]
-    losses = np.log(total) - shifted[np.arange(len(y)), targets]
-    return Outputs(p - np.stack([1.0 - y, y], axis=1), losses, p[:, 1])
+            return Outputs((p - y)[:, None], np.logaddexp(0.0, z) - y * z, p)
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        exponentials = np.exp(shifted)
+        total = exponentials.sum(axis=1)
+        p = exponentials / total[:, None]
+        losses = np.log(total) - shifted[np.arange(len(y)), targets]
+        return Outputs(p - np.stack([1.0 - y, y], axis=1), losses, p[:, 1])
 
 
 def gradients(A: Array, D: Array) -> Array:
@@ -202,9 +203,12 @@ def numbers(found: Moments, n: int, square_features: Array, error: Array) -> Num
         total = variance + found.mean**2
         total_error = variance_error + 2 * np.abs(found.mean) * mean_error
         values[f"normalized_variance/{method}"] = _ratio(variance, total).mean(axis=-1)
-        floors[f"normalized_variance/{method}"] = np.minimum(_ratio(total_error, total), 1.0).mean(axis=-1)
+        # Nothing is known of a coordinate that is nothing but rounding: its ratio may be anything from 0 to 1.
+        known = _ratio(total_error, np.where(total_error < total, total, 0.0))
+        floors[f"normalized_variance/{method}"] = np.where(total_error < total, known, total_error > 0).mean(axis=-1)
     square_mean = np.square(found.mean).sum(axis=-1)
-    values["noise_scale"] = _ratio(found.single.sum(axis=-1), square_mean)
+    trace = found.single.sum(axis=-1)
+    values["noise_scale"] = np.where((square_mean == 0) & (trace > 0), np.inf, _ratio(trace, square_mean))
     shift = 2 * _ratio(np.linalg.norm(mean_error, axis=-1), np.sqrt(square_mean))
     floors["noise_scale"] = values["noise_scale"] * shift + _ratio(
         floors.get("variance/sgb", np.asarray(0.0)) * found.mean.shape[-1], square_mean

@@ -89,11 +89,11 @@ def undecided(ratios: Sequence[float]) -> str:
     )
 
 
-def chaotic(places: Sequence[str]) -> str:
-    """Say where SGD magnifies rounding so much that its steps cannot be taken again."""
+def unknown(places: Sequence[str]) -> str:
+    """Say where the numbers cannot be computed again."""
     if not places:
         return ""
     return (
-        f"at {len(places)} measuring points (first {places[0]}) SGD is chaotic, so only snapshots and digests vouch "
-        "for the numbers there"
+        f"at {len(places)} measuring points (first {places[0]}) the numbers cannot be recomputed, as SGD is chaotic or "
+        "diverges before the labels are kept; only snapshots and digests vouch for them"
     )

@@ -19,7 +19,7 @@ from gcref.studies.grid import Spec, Sweep
 from gcref.studies.random_features import datasets
 from gcref.studies.sweep import config_of
 from gcref.validation import report
-from gcref.validation.recompute import Found, check_trajectory, new_checks
+from gcref.validation.recompute import Found, Recomputation, new_checks
 from gcref.validation.structure import READ_ERRORS, Trajectory, inspect_file, read_trajectory
 from gcref.validation.tally import Check
 
@@ -55,7 +55,7 @@ def check_unit(path: str, sweep: Sweep, specs: Sequence[Spec], sampled: set[Spec
         for spec, features, targets in datasets(sweep, specs):
             try:
                 trajectory = _load(path, sweep, spec)
-                check_trajectory(sweep, trajectory, features, targets, spec in sampled, found)
+                Recomputation(sweep, trajectory, features, targets, found).run(spec in sampled)
             except (*READ_ERRORS, ArithmeticError, IndexError) as error:
                 failed.fail(spec.id, None, "trajectory", f"{type(error).__name__}: {error}", "recomputable")
             failed.n += 1
@@ -113,7 +113,7 @@ def validate(path: Path | str, n_workers: int = 0, progress: Progress | None = N
     gaps = [gap for part in found for gap in part.gaps]
     undecided = [ratio for part in found for ratio in part.undecided]
     merged["labels"].note = report.undecided(undecided)
-    merged["replay: numbers"].note = report.chaotic([where for part in found for where in part.chaotic])
+    merged["replay: numbers"].note = report.unknown([where for part in found for where in part.unknown])
     return [*checks, *merged.values(), *report.monte_carlo(drawn), report.optimum_gap(gaps)]
 
 

@@ -17,6 +17,10 @@ from gcref.validation.tally import Check
 
 Array = NDArray[np.float64]
 READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
+ROOT_ATTRIBUTES = {
+    "schema": str, "gcref_version": str, "command": str, "config": str, "complete": np.bool_, "digest": str
+}  # fmt: skip
+MEMBERS = ("summary", "trajectories")
 STATISTICS = ("variance", "normalized_variance")
 
 
@@ -103,7 +107,7 @@ def _check_attributes(group: h5py.Group, sweep: Sweep, spec: Spec, check: Check)
         same = isinstance(stored, str if isinstance(value, str) else np.number) and bool(stored == value)
         check.expect(same, spec.id, None, f"attribute {name}", stored, value)
     seconds = found.pop("seconds", ABSENT)
-    valid = isinstance(seconds, np.floating) and bool(np.isfinite(seconds)) and seconds >= 0
+    valid = isinstance(seconds, np.float64) and bool(np.isfinite(seconds)) and seconds >= 0
     check.expect(valid, spec.id, None, "attribute seconds", seconds, "a time")
     for name in found.keys() - {"digest", "status"}:
         check.fail(spec.id, None, f"attribute {name}", found[name], "no such attribute")
@@ -116,7 +120,7 @@ def _check_status(group: h5py.Group, trajectory: Trajectory, n_points: int, chec
     expected = "complete" if measured == n_points else "diverged"
     check.expect(isinstance(status, str) and status == expected, spec.id, None, "attribute status", status, expected)
     for name, values in trajectory.series.items():
-        finite = np.isfinite(values)
+        finite = ~np.isnan(values) if name == "noise_scale" else np.isfinite(values)  # infinite where ḡ is zero
         whole = bool(finite[:measured].all() and np.isnan(values[measured:]).all())
         what = f"finite for {measured} measurements, then NaN"
         check.expect(whole, spec.id, None, name, f"finite for {finite.sum()}", what)
@@ -186,11 +190,24 @@ def _check_nothing_else(group: h5py.Group, sweep: Sweep, trajectory: Trajectory,
     known = {"iteration", *series_names(sweep)}
     for point in expected_snapshots(sweep, trajectory.n_measured):
         known |= {f"snapshots/{point}/{name}" for name in snapshot_names(sweep)}
-    names: list[str] = []
-    group.visit(names.append)
-    for name in names:
-        if isinstance(group[name], h5py.Dataset) and name not in known:
-            check.fail(trajectory.spec.id, None, name, "there", "no such data set")
+    groups = {name.rsplit("/", k)[0] for name in known for k in range(1, name.count("/") + 1)}
+    for name, item in _members(group):
+        expected = h5py.Dataset if name in known else h5py.Group if name in groups else None
+        if expected is None or not isinstance(item, expected):
+            check.fail(trajectory.spec.id, None, name, type(item).__name__, "nothing of this name and kind")
+        elif len(item.attrs):
+            check.fail(trajectory.spec.id, None, name, f"with attributes {', '.join(item.attrs)}", "none")
+
+
+def _members(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything below a group by name; what is only linked to from here is yielded as its link."""
+    for name in group:
+        link = group.get(name, getlink=True)
+        item = group[name] if isinstance(link, h5py.HardLink) else link
+        yield prefix + name, item
+        # A hard link can lead back up; no name of ours is deeper than snapshots/<iteration>/labels/<method>.
+        if isinstance(item, h5py.Group) and prefix.count("/") < 4:
+            yield from _members(item, f"{prefix}{name}/")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -246,24 +263,41 @@ def _groups(file: h5py.File, sweep: Sweep) -> Iterator[tuple[Spec, Any]]:
 
 
 def _check_root(file: h5py.File, sweep: Sweep, contents: Check, digests: Check) -> None:
-    """The set of trajectories is the configuration's (some may be missing if the run was stopped), and its digest."""
-    complete = file.attrs.get("complete", ABSENT)
-    contents.expect(isinstance(complete, np.bool_), "/", None, "attribute complete", complete, "true or false")
-    wanted = {spec.id for spec in sweep.specs()}
-    there = set(file["trajectories"]) if isinstance(file["trajectories"], h5py.Group) else set()
-    for name in sorted(there - wanted):
-        contents.fail(name, None, "group", "there", "no such trajectory in the configuration")
-    missing = sorted(wanted - there)
-    finished = complete is ABSENT or bool(complete)
-    contents.note = "" if not missing else f"an unfinished run: {len(there)} of {len(wanted)} trajectories"
-    for name in missing if finished else []:
-        contents.fail(name, None, "group", "missing", "there, as the file calls itself complete")
+    """Attributes, the table and the trajectories, and nothing else; the digest of the whole."""
+    for name, kind in ROOT_ATTRIBUTES.items():
+        value = file.attrs.get(name, ABSENT)
+        contents.expect(isinstance(value, kind), "/", None, f"attribute {name}", value, f"a {kind.__name__}")
+    for name in file.attrs.keys() - ROOT_ATTRIBUTES.keys():
+        contents.fail("/", None, f"attribute {name}", file.attrs[name], "no such attribute")
+    for name in file:
+        own = isinstance(file.get(name, getlink=True), h5py.HardLink)
+        contents.expect(own and name in MEMBERS, "/", None, name, "there", "nothing but summary and trajectories")
+        if own and name in MEMBERS and len(file[name].attrs):
+            contents.fail(f"/{name}", None, "attributes", ", ".join(file[name].attrs), "none")
+    _check_trajectory_names(file, sweep, contents)
     try:
         found = store.root_digest(file)
     except READ_ERRORS as error:
         found = f"unreadable ({error})"
     stored = file.attrs.get("digest", ABSENT)
     digests.expect(_equal(stored, found), "/", None, "attribute digest", stored, found)
+
+
+def _check_trajectory_names(file: h5py.File, sweep: Sweep, contents: Check) -> None:
+    """The trajectories are the configuration's; some may be missing if the run was stopped."""
+    group = file["trajectories"]
+    there = set(group) if isinstance(group, h5py.Group) else set()
+    wanted = {spec.id for spec in sweep.specs()}
+    for name in sorted(there):
+        own = isinstance(group.get(name, getlink=True), h5py.HardLink)
+        contents.expect(own and name in wanted, name, None, "group", "there", "a trajectory of the configuration")
+    missing = sorted(wanted - there)
+    complete = bool(file.attrs.get("complete", True))
+    contents.note = f"an unfinished run: {len(there)} of {len(wanted)} trajectories" if missing else ""
+    for name in missing if complete else []:
+        contents.fail(name, None, "group", "missing", "there, as the file calls itself complete")
+    if not complete and not missing:
+        contents.fail("/", None, "attribute complete", False, "True, as every trajectory is there")
 
 
 def _check_digest(group: Any, name: str, digests: Check) -> None:

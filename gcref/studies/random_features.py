@@ -90,6 +90,11 @@ class _Measurement:
         """Residuals and losses of every example at the student's weights."""
         residuals_and_losses(self.features, self.targets, student.w, self.residuals, self.losses)
 
+    def finite(self) -> bool:
+        """Whether the mean loss has not overflowed."""
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(self.losses.mean()))
+
     def refresh(self, student: _Student) -> None:
         """Renew SVRG's snapshot and every clustering from the last `forward`."""
         if "svrg" in self.sweep.methods:
@@ -177,7 +182,7 @@ def run_trajectory(
             steps = batches[iteration - sweep.measure_every : iteration]
             student.train(features, targets, steps, spec.learning_rate)
         measurement.forward(student)
-        if not (student.finite() and np.isfinite(measurement.losses).all()):
+        if not (student.finite() and measurement.finite()):
             status = "diverged"
             break
         if iteration == 0:

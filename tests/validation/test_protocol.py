@@ -72,6 +72,6 @@ def test_findings_in_words():
         report.optimum_gap([Gap(1.0, 1.5), Gap(1.2, 2.5)]).note == "alternating 1.100 (1.200), exchange 2.000 (2.500)"
     )
     assert report.optimum_gap([]).verdict == "nothing"
-    assert report.undecided([]) == report.chaotic([]) == ""
+    assert report.undecided([]) == report.unknown([]) == ""
     assert report.undecided([1.0, 1.1, 0.9]).endswith("median 1.000, 90 % from 0.910 to 1.090")
-    assert report.chaotic(["t, iteration 100", "u"]).startswith("at 2 measuring points (first t, iteration 100)")
+    assert report.unknown(["t, iteration 100", "u"]).startswith("at 2 measuring points (first t, iteration 100)")

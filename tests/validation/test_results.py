@@ -19,6 +19,7 @@ from gcref.studies.sweep import run_sweep
 from gcref.validation import results as recomputation
 
 ID = "lr0.1-ratio0.5-in6-teacher7-dup0-seed0"
+KINDS = ("variance", "normalized_variance")
 METHODS = ("sgb", "sg2b", "svrg", "gc")
 
 
@@ -49,7 +50,7 @@ def test_a_file_as_it_was_written(pristine):
     # 4 trajectories of 5 points, 11 series each; snapshots at 0, 20 and 40.
     assert checks["replay: numbers"].n == 4 * 5 * 11
     assert checks["snapshots"].n == 4 * 3 * 11
-    assert checks["labels"].n == 2 * 2 * (60 + 30)
+    assert checks["labels"].n == 2 * 2 * (60 + 30) + 4  # and those of 20 once more, of the same refresh
     assert checks["replay: numbers"].worst < 1e-12
     assert "sgb" in checks["normalized at T = 10"].note
 
@@ -89,7 +90,7 @@ def test_chaos_is_told_and_not_blamed(tiny, tmp_path, unsampled):
     run_sweep(dataclasses.replace(tiny, **chaotic), path, 1)
     checks = {check.name: check for check in recomputation.validate(path)}
     assert all(check.passed for check in checks.values())
-    assert "SGD is chaotic" in checks["replay: numbers"].note
+    assert "the numbers cannot be recomputed" in checks["replay: numbers"].note
     assert checks["snapshots"].n == 4 * 3 * 11
 
 
@@ -122,6 +123,20 @@ def move_label(group, point):
     group[f"snapshots/{point}/labels/gc"][...] = labels
 
 
+def swap_clusters(group, point):
+    """Give two clusters each other's name, which no variance can tell."""
+    labels = group[f"snapshots/{point}/labels/gc"][()]
+    group[f"snapshots/{point}/labels/gc"][...] = np.choose(labels, [1, 0, 2, 3])
+
+
+def elsewhere(group, name):
+    """Move a data set to another file, and link to it."""
+    with h5py.File(group.file.filename + ".other", "w") as other:
+        other["x"] = group[name][()]
+    del group[name]
+    group[name] = h5py.ExternalLink(group.file.filename + ".other", "x")
+
+
 TAMPERED = {
     **{f"variance/{m}": (lambda g, m=m: nudge(g, f"variance/{m}", 3), {"replay: numbers"}) for m in METHODS},
     **{
@@ -147,10 +162,21 @@ TAMPERED = {
     "seconds": (lambda g: g.attrs.modify("seconds", -1.0), {"contents"}),
     "another attribute": (lambda g: g.attrs.create("note", "hello"), {"contents"}),
     "another data set": (lambda g: g.create_dataset("more", data=[1.0]), {"contents"}),
+    "an attribute of a data set": (lambda g: g["variance/gc"].attrs.create("unit", "m"), {"contents"}),
+    "an empty group": (lambda g: g.create_group("snapshots/30"), {"contents"}),
+    "a soft link": (lambda g: g.__setitem__("more", h5py.SoftLink("/summary")), {"contents"}),
+    "a second name": (lambda g: g.__setitem__("variance/again", g["variance/gc"]), {"contents"}),
+    "a way back up": (lambda g: g.__setitem__("snapshots/up", g), {"contents"}),
+    "an external file": (lambda g: elsewhere(g, "variance/gc"), {"contents"}),
+    "seconds in float32": (lambda g: g.attrs.__setitem__("seconds", np.float32(1.0)), {"contents"}),
+    "renamed clusters": (lambda g: swap_clusters(g, 20), {"labels"}),
     "no variance": (lambda g: g.__delitem__("variance/gc"), {"contents"}),
     "no labels": (lambda g: g.__delitem__("snapshots/20/labels/gc"), {"contents"}),
     "no snapshot": (lambda g: g.__delitem__("snapshots/20"), {"contents"}),
 }
+
+
+UNSEALED = ("seconds", "seconds in float32", "a soft link", "a way back up")
 
 
 @pytest.mark.parametrize(("change", "found_by"), TAMPERED.values(), ids=TAMPERED)
@@ -163,8 +189,63 @@ def test_a_change_in_a_trajectory_is_found(results, unsampled, change, found_by)
     forged = failing(results)
     assert found_by <= forged
     assert "digests" not in forged
-    # The time that a run took is no result, so no digest covers it.
-    assert ("digests" in naive) == (change is not TAMPERED["seconds"][0])
+    # The time that a run took is no result, and a link no number, so no digest covers them.
+    assert ("digests" in naive) == (change not in [TAMPERED[name][0] for name in UNSEALED])
+
+
+ROOT = {
+    "an attribute": lambda f: f.attrs.create("note", "hello"),
+    "another type of attribute": lambda f: f.attrs.__setitem__("command", [1.0, 2.0]),
+    "no version": lambda f: f.attrs.__delitem__("gcref_version"),
+    "complete, but not so": lambda f: f.attrs.__setitem__("complete", False),
+    "an attribute of the table": lambda f: f["summary"].attrs.create("note", "hello"),
+    "an attribute of the trajectories": lambda f: f["trajectories"].attrs.create("note", "hello"),
+    "another group": lambda f: f.create_group("more"),
+    "another data set": lambda f: f.create_dataset("more", data=[1.0]),
+    "another trajectory": lambda f: f["trajectories"].create_group("more"),
+    "a trajectory elsewhere": lambda f: (
+        f.move(f"trajectories/{ID}", "hidden"), f["trajectories"].__setitem__(ID, h5py.SoftLink("/hidden")),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ROOT.values(), ids=ROOT)
+def test_a_change_of_the_whole_is_found(results, unsampled, change):
+    with h5py.File(results, "a") as file:
+        change(file)
+        reseal(file)
+    assert failing(results) == {"contents"}
+
+
+def forge_divergence(group):
+    """Make a trajectory one that diverged before anything could be measured."""
+    for name in ["train_loss", "train_accuracy", "noise_scale", *(f"{k}/{m}" for k in KINDS for m in METHODS)]:
+        group[name][...] = np.nan
+    del group["snapshots"]
+    group.attrs["status"] = "diverged"
+
+
+def test_a_trajectory_cannot_be_forged_away(results, unsampled):
+    with h5py.File(results, "a") as file:
+        forge_divergence(file[f"trajectories/{ID}"])
+        table = file["summary"][()]
+        for column in table.dtype.names[-4:]:
+            table[column][table["trajectory"] == ID.encode()] = np.nan
+        file["summary"][...] = table
+        reseal(file)
+    assert failing(results) == {"replay: theta"}
+
+
+@pytest.mark.parametrize("learning_rate", [9.0, 1e6])
+def test_what_a_diverging_trajectory_hides_is_told(tiny, tmp_path, unsampled, learning_rate):
+    path = tmp_path / "results.h5"
+    protocol = {"weight_decay": 1.0, "iterations": 400, "measure_every": 20, "refresh_every": 200}
+    run_sweep(dataclasses.replace(tiny, learning_rate=(learning_rate,), **protocol), path, 1)
+    with h5py.File(path) as file:
+        assert {group.attrs["status"] for group in file["trajectories"].values()} == {"diverged"}
+    checks = {check.name: check for check in recomputation.validate(path)}
+    assert all(check.passed for check in checks.values())
+    assert "the numbers cannot be recomputed" in checks["replay: numbers"].note
 
 
 @pytest.mark.parametrize("column", ["learning_rate", "n_train", "variance_mean70", "normalized_variance_max70"])
