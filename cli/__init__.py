@@ -3,6 +3,7 @@
 Modules here import nothing heavy at the top, so that ``gcref --help`` answers at once.
 """
 
+import io
 import os
 import signal
 import sys
@@ -45,6 +46,9 @@ for command in (rf_sweep, figures, validate, info, warmup):
 
 def main() -> None:
     """Run the command line; whatever goes wrong, the user sees one sentence."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an encoding without ≥ or Φ is no reason to stop
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's end of time is a Ctrl-C
     try:
         cli(prog_name="gcref")

@@ -116,8 +116,7 @@ def _run(sweep: Any, out: Path, workers: int, command: str, overwrite: bool) -> 
     except StoreError as error:
         raise click.UsageError(str(error)) from None
     except KeyboardInterrupt:
-        where = f"{out} holds what is finished" if out.is_file() else "What is finished is kept"
-        click.echo(f"\nStopped. {where}; {again}.", err=True)
+        click.echo(f"\nStopped. What is finished is kept; {again}.", err=True)
         sys.exit(130)
     except BrokenProcessPool:
         message = f"a worker died (out of memory or disk space?); finished trajectories are kept, {again}"

@@ -23,9 +23,9 @@ MOST_LINES = 20
 def validate(results: Path, workers: int | None) -> None:
     """Recompute every number in RESULTS, a file of the random-features study, from scratch.
 
-    Data and models are generated again from the stored configuration, the gradient of every example is
-    written out, and variances, clusterings and SGD's own steps are computed by plain NumPy that shares
-    nothing with the code that measured. Exit code 0: all is as it should be; 1: something is not.
+    Data and models are drawn again from the stored configuration, the gradient of every example is written
+    out, and variances, clusterings and SGD's own steps are computed by plain NumPy that, these draws aside,
+    shares nothing with the code that measured. Exit code 0: all is as it should be; 1: something is not.
 
     \b
     Examples:
@@ -55,7 +55,9 @@ def validate(results: Path, workers: int | None) -> None:
     _print_failures(checks)
     failed = [check.name for check in checks if not check.passed]
     verdict = f"FAIL in {', '.join(failed)}" if failed else "every check passed"
-    click.echo(f"{results}: {verdict} ({total} trajectories, {time.monotonic() - start:.0f} s)")
+    n_checked = next(check.n for check in checks if check.name == "recomputation")
+    seconds = time.monotonic() - start
+    click.echo(f"{results}: {verdict} ({n_checked} of {total} trajectories recomputed, {seconds:.0f} s)")
     sys.exit(1 if failed else 0)
 
 

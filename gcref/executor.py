@@ -45,6 +45,19 @@ def single_threaded_children() -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back during the block, and for ever in processes that are started in it."""
+    if os.name != "posix":
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _start_worker() -> None:
     """Leave Ctrl-C to the parent, and end with it however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -72,6 +85,8 @@ def process_pool(n_workers: int) -> Iterator[Executor]:
             n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
         )
         try:
+            with _interrupts_held():
+                pool.submit(os.getpid)  # which starts all the workers
             yield pool
             pool.shutdown(wait=True)
         except BaseException:

@@ -152,18 +152,28 @@ def merge(
         Root attributes: command, config, complete, gcref_version.
     rows : callable
         The summary rows of a trajectory's group.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the shards are kept.
     """
     parts = parts_of(path)
-    with _replacing(path, parts) as aside, h5py.File(aside, "w") as file:
-        trajectories = file.create_group("trajectories", track_order=True)
-        summary: list[tuple] = []
-        for name in names:
-            with h5py.File(parts / f"{name}.h5", "r") as shard:
-                shard.copy(shard[name], trajectories, name)
-            summary += rows(trajectories[name])
-        file["summary"] = np.array(summary, SUMMARY_DTYPE)
-        file.attrs.update({"schema": SCHEMA, **attrs})
-        file.attrs["digest"] = root_digest(file)
+    try:
+        with _replacing(path, parts) as aside, h5py.File(aside, "w") as file:
+            trajectories = file.create_group("trajectories", track_order=True)
+            summary: list[tuple] = []
+            for name in names:
+                with h5py.File(parts / f"{name}.h5", "r") as shard:
+                    shard.copy(shard[name], trajectories, name)
+                summary += rows(trajectories[name])
+            file["summary"] = np.array(summary, SUMMARY_DTYPE)
+            file.attrs.update({"schema": SCHEMA, **attrs})
+            file.attrs["digest"] = root_digest(file)
+    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk in many words and either way
+        full = shutil.disk_usage(path.parent).free < 2**20
+        reason = "no space left on the disk" if full else str(error).splitlines()[0]
+        raise OSError(f"{path} cannot be written: {reason}") from None
     _discard(parts)
 
 
@@ -242,6 +252,17 @@ def _state(path: Path, config: str, overwrite: bool) -> str:
     if not same:
         raise StoreError(f"{path} holds another configuration{_difference(attrs.get('config'), config)}; {advice}")
     return "finished"
+
+
+def may_hold_a_part(path: Path, config: str) -> bool:
+    """Say whether an unfinished file of `config` may be put at `path`: if nothing is there, or an earlier such file."""
+    if not path.exists():
+        return True
+    try:
+        attrs = read_attrs(path)
+    except StoreError:
+        return False
+    return attrs.get("config") == config and not attrs.get("complete")
 
 
 def _difference(found: Any, wanted: str) -> str:

@@ -2,6 +2,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -471,6 +472,24 @@ def test_a_summary_of_other_bytes(results):
         file["summary"][...] = table
     with pytest.raises(store.StoreError, match="damaged"):
         store.read_summary(results)
+
+
+def test_a_full_disk_is_one_sentence(path, monkeypatch):
+    def full(file):
+        raise RuntimeError("Can't decrement id ref count (file write failed)\nmuch more")
+
+    shards.claim(path, CONFIG)
+    shards.write_shard(store.parts_of(path), "a", ATTRS, arrays())
+    monkeypatch.setattr(shards, "root_digest", full)
+    with pytest.raises(
+        OSError, match=r"results\.h5 cannot be written: Can't decrement id ref count \(file write failed\)$"
+    ):
+        shards.merge(path, ["a"], attrs(), rows)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(OSError, match="no space left on the disk"):
+        shards.merge(path, ["a"], attrs(), rows)
+    assert shards.present(store.parts_of(path)) == {"a"}
+    assert not path.exists()
 
 
 def test_doubts(results):

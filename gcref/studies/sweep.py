@@ -1,5 +1,6 @@
 """Run the random-features grid on a pool of workers, resumable at every trajectory."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import wait
 from pathlib import Path
@@ -50,8 +51,14 @@ def run_sweep(
     gcref.store.StoreError
         If the file cannot be written or belongs to something else (see `gcref.shards.claim`).
     KeyboardInterrupt
-        After what is finished has been merged into an unfinished results file, which the same call completes.
+        After what is finished has been merged into an unfinished results file, or left as shards beside a finished file
+        that it would replace; the same call completes it.
+
+    Notes
+    -----
+    The workers are spawned, so a script calls it under ``if __name__ == "__main__":``.
     """
+    path = Path(os.path.realpath(path))  # the file that a link leads to, not the link
     with shards.lock(path):
         if shards.claim(path, sweep.to_json(), overwrite):
             return False
@@ -68,7 +75,9 @@ def _run_and_merge(sweep: Sweep, path: Path, n_workers: int, command: str, progr
         _run(sweep, todo, path, n_workers, len(done), progress)
         _merge(sweep, path, command)
     except KeyboardInterrupt:
-        if store.parts_of(path).is_dir():
+        there = shards.present(store.parts_of(path)) if store.parts_of(path).is_dir() else set()
+        # A part of the grid never takes the place of a finished file; its shards wait for the same command.
+        if len(there) == len(specs) or (there and shards.may_hold_a_part(path, sweep.to_json())):
             _merge(sweep, path, command)
         raise
 

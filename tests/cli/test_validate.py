@@ -31,7 +31,7 @@ def test_a_good_file(results):
     assert "FAIL" not in result.stdout
     assert "normalized at T = 10: sgb 0." in result.stdout
     assert "optimum gap: alternating" in result.stdout
-    assert f"{results}: every check passed (2 trajectories" in result.stdout
+    assert f"{results}: every check passed (2 of 2 trajectories recomputed" in result.stdout
     assert result.stderr.splitlines()[-1].startswith("2 of 2 trajectories, 100% of this run's work")
     assert results.read_bytes() == before
 

@@ -1,5 +1,7 @@
 """Whatever happens to a sweep, its file is the same."""
 
+import dataclasses
+
 import h5py
 import numpy as np
 import pytest
@@ -87,6 +89,46 @@ def test_interrupted_and_finished(sweep, undisturbed, tmp_path):
     assert differences(undisturbed, path) == []
     with h5py.File(path) as file:  # what was there has been kept, not computed again
         assert all(file["trajectories"][name].attrs["seconds"] == value for name, value in before.items())
+
+
+def test_an_interrupt_leaves_the_file_that_was_to_be_replaced(sweep, undisturbed, tmp_path, monkeypatch):
+    path = tmp_path / "results.h5"
+    path.write_bytes(undisturbed.read_bytes())
+    shards.claim(path, sweep.to_json(), overwrite=True)
+    in_process(sweep, path, sweep.specs()[:3])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr("gcref.studies.sweep._run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_sweep(sweep, path, 1, overwrite=True)
+    assert path.read_bytes() == undisturbed.read_bytes()
+    assert len(shards.present(store.parts_of(path))) == 3
+    assert run_sweep(sweep, path, 1, overwrite=True)
+    assert differences(undisturbed, path) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["results.h5"]
+
+
+def test_an_interrupt_before_the_first_trajectory_leaves_no_file(sweep, tmp_path):
+    def interrupt(done, share):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "results.h5"
+    slow = dataclasses.replace(sweep, iterations=100_000, seed=(0,), overparametrization=(0.5,), learning_rate=(0.1,))
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(slow, path, 1, progress=interrupt)
+    assert not path.exists()
+
+
+def test_the_target_of_a_link_is_written(sweep, undisturbed, tmp_path):
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link.h5"
+    link.symlink_to(tmp_path / "real" / "results.h5")
+    assert run_sweep(sweep, link, 1)
+    assert link.is_symlink()
+    assert differences(undisturbed, tmp_path / "real" / "results.h5") == []
 
 
 @pytest.mark.parametrize("call", ["root_digest", "_discard", "_sync_folder"])
