@@ -20,6 +20,7 @@ READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, Attribute
 ROOT_ATTRIBUTES = {
     "schema": str, "gcref_version": str, "command": str, "config": str, "complete": np.bool_, "digest": str
 }  # fmt: skip
+STORED_AS: dict[type, type] = {str: str, int: np.int64, float: np.float64}
 MEMBERS = ("summary", "trajectories")
 STATISTICS = ("variance", "normalized_variance")
 
@@ -104,7 +105,7 @@ def _check_attributes(group: h5py.Group, sweep: Sweep, spec: Spec, check: Check)
     found = dict(group.attrs)
     for name, value in expected.items():
         stored = found.pop(name, ABSENT)
-        same = isinstance(stored, str if isinstance(value, str) else np.number) and bool(stored == value)
+        same = isinstance(stored, STORED_AS[type(value)]) and bool(stored == value)
         check.expect(same, spec.id, None, f"attribute {name}", stored, value)
     seconds = found.pop("seconds", ABSENT)
     valid = isinstance(seconds, np.float64) and bool(np.isfinite(seconds)) and seconds >= 0

@@ -157,6 +157,7 @@ TAMPERED = {
     "above 1": (lambda g: nudge(g, "normalized_variance/gc", 1, 5.0), {"ranges", "replay: numbers"}),
     "learning_rate": (lambda g: g.attrs.modify("learning_rate", 0.2), {"contents"}),
     "n_train": (lambda g: g.attrs.modify("n_train", 61), {"contents"}),
+    "n_train as a float": (lambda g: g.attrs.__setitem__("n_train", 60.0), {"contents"}),
     "student_init": (lambda g: g.attrs.modify("student_init", "uniform"), {"contents"}),
     "status": (lambda g: g.attrs.modify("status", "diverged"), {"contents"}),
     "seconds": (lambda g: g.attrs.modify("seconds", -1.0), {"contents"}),
