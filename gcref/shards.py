@@ -256,13 +256,7 @@ def _state(path: Path, config: str, overwrite: bool) -> str:
 
 def may_hold_a_part(path: Path, config: str) -> bool:
     """Say whether an unfinished file of `config` may be put at `path`: if nothing is there, or an earlier such file."""
-    if not path.exists():
-        return True
-    try:
-        attrs = read_attrs(path)
-    except StoreError:
-        return False
-    return attrs.get("config") == config and not attrs.get("complete")
+    return not path.exists() or _state(path, config, overwrite=True) == "unfinished"
 
 
 def _difference(found: Any, wanted: str) -> str:

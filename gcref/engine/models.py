@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from gcref.engine.layers import Layer, Linear, RandomFeatures, ReLU
 from gcref.engine.losses import Logistic, Loss, SoftmaxCrossEntropy
-from gcref.engine.network import Network
+from gcref.engine.network import Network, seed_sequence
 from gcref.engine.trace import Array
 
 
@@ -110,7 +110,7 @@ def random_features(
     if head not in heads:
         raise ValueError(f"head is {head!r}; 'softmax' or 'logistic' is expected")
     n_outputs, loss = heads[head]
-    features_rng, head_rng = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2)]
+    features_rng, head_rng = [np.random.default_rng(s) for s in seed_sequence(seed).spawn(2)]
     features = unit_columns(features_rng, n_features, n_hidden).astype(dtype, copy=False)
     net = Network([RandomFeatures(features), Linear(n_hidden, n_outputs)], loss, seed, dtype)
     net.theta = initialise_head(head_rng, n_hidden, n_outputs).ravel()

@@ -69,7 +69,7 @@ class Network:
         self._first = next(i for i, layer in enumerate(self.layers) if layer.shapes)
         self._theta = np.empty(self.n_parameters, self.dtype)
         self._bind()
-        seeds = _seed_sequence(seed).spawn(len(self.layers))
+        seeds = seed_sequence(seed).spawn(len(self.layers))
         for layer, weights, child in zip(self.layers, self._layer_weights, seeds, strict=True):
             for weight, start in zip(weights, layer.initialise(np.random.default_rng(child)), strict=True):
                 weight[...] = start
@@ -299,8 +299,19 @@ def _check_y(y: ArrayLike, n_examples: int) -> NDArray:
     return labels
 
 
-def _seed_sequence(seed: int) -> np.random.SeedSequence:
-    """Read a seed: an int of at least 0."""
+def seed_sequence(seed: int) -> np.random.SeedSequence:
+    """Read a seed.
+
+    Parameters
+    ----------
+    seed : int
+        At least 0.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+    """
     try:
         return np.random.SeedSequence(seed)
     except (TypeError, ValueError):

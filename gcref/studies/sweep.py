@@ -68,14 +68,14 @@ def run_sweep(
 
 def _run_and_merge(sweep: Sweep, path: Path, n_workers: int, command: str, progress: Progress | None) -> None:
     """Run what has no shard, and merge; a Ctrl-C merges what there is, and leaves no merge half done."""
-    specs = sweep.specs()
-    done = set(shards.finished(store.parts_of(path), [spec.id for spec in specs]))
+    specs, parts = sweep.specs(), store.parts_of(path)
+    done = set(shards.finished(parts, [spec.id for spec in specs]))
     todo = [spec for spec in specs if spec.id not in done]
     try:
         _run(sweep, todo, path, n_workers, len(done), progress)
         _merge(sweep, path, command)
     except KeyboardInterrupt:
-        there = shards.present(store.parts_of(path)) if store.parts_of(path).is_dir() else set()
+        there = shards.present(parts) if parts.is_dir() else set()
         # A part of the grid never takes the place of a finished file; its shards wait for the same command.
         if len(there) == len(specs) or (there and shards.may_hold_a_part(path, sweep.to_json())):
             _merge(sweep, path, command)

@@ -78,6 +78,7 @@ def test_random_features_and_head_have_streams_of_their_own():
         (lambda: gcref.mlp((5, 2.5, 3)), TypeError, r"sizes\[1\] is 2.5"),
         (lambda: gcref.mlp(5), TypeError, "sizes is 5"),
         (lambda: gcref.mlp((5, 3), seed=-1), ValueError, "seed is -1"),
+        (lambda: gcref.random_features(3, 4, seed=-1), ValueError, "seed is -1"),
         (lambda: gcref.mlp((5, 3), seed="a"), ValueError, "seed is 'a'"),
         (lambda: gcref.linear(3, 2, label_smoothing="a"), ValueError, "label_smoothing is 'a'"),
         (lambda: gcref.linear(-1, 3), ValueError, "n_features is -1"),
