@@ -32,6 +32,11 @@ _HOME = {
     "linear": "gcref.engine.models",
     "mlp": "gcref.engine.models",
     "random_features": "gcref.engine.models",
+    "cnn": "gcref.engine.image_models",
+    "resnet8": "gcref.engine.image_models",
+    "resnet20": "gcref.engine.image_models",
+    "resnet32": "gcref.engine.image_models",
+    "resnet18": "gcref.engine.image_models",
     "SGD": "gcref.engine.optimizer",
     "StepSchedule": "gcref.engine.optimizer",
     "ExactClustering": "gcref.clustering.exact",
@@ -58,11 +63,16 @@ __all__ = [
     "Variance",
     "__version__",
     "check_gradients",
+    "cnn",
     "data",
     "linear",
     "mlp",
     "per_example_gradients",
     "random_features",
+    "resnet8",
+    "resnet18",
+    "resnet20",
+    "resnet32",
     "variance",
 ]
 
@@ -71,6 +81,7 @@ if TYPE_CHECKING:
     from gcref.clustering.exact import ExactClustering
     from gcref.clustering.low_rank import GradientClustering
     from gcref.engine.check import check_gradients
+    from gcref.engine.image_models import cnn, resnet8, resnet18, resnet20, resnet32
     from gcref.engine.models import linear, mlp, random_features
     from gcref.engine.network import Network
     from gcref.engine.optimizer import SGD, StepSchedule

@@ -15,7 +15,8 @@ from gcref.clustering.base import check_integer
 from gcref.engine.network import Network
 from gcref.engine.trace import Array, Trace, difference
 
-CHUNK = 256  # examples whose traces are in memory at once
+CHUNK = 256  # examples whose traces are in memory at once, at most
+CHUNK_BYTES = 1 << 26  # of them; what passes through the network beside takes two to three times that
 
 
 class Data(Protocol):
@@ -66,8 +67,8 @@ class Estimator(Protocol):
     def strata(self, ds: Data) -> list[Stratum]:
         """Return the strata, which together hold every example once."""
 
-    def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:
-        """Return traces of what each of the examples contributes when drawn."""
+    def contribution(self, traces: list[Trace], x: NDArray, y: NDArray) -> list[Trace]:
+        """Return traces of what each of the examples x, y contributes when drawn, given those of g_i(θ)."""
 
 
 class MiniBatch:
@@ -117,9 +118,9 @@ class MiniBatch:
         self._check(ds)
         return [Stratum(np.arange(len(ds.y)), self.batch_size, self.replacement)]
 
-    def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:
-        """Return traces of g_i(θ)."""
-        return net.traces(ds.x[indices], ds.y[indices])[1]
+    def contribution(self, traces: list[Trace], x: NDArray, y: NDArray) -> list[Trace]:
+        """Return the traces of g_i(θ) as they are."""
+        return traces
 
     def _draw(self, ds: Data, rng: np.random.Generator) -> NDArray[np.intp]:
         """Draw the examples of one batch."""
@@ -177,11 +178,10 @@ class SVRG(MiniBatch):
         x, y = ds.x[batch], ds.y[batch]
         return net.gradient(x, y)[1] - self._reference.gradient(x, y)[1] + self.gradient_
 
-    def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:
+    def contribution(self, traces: list[Trace], x: NDArray, y: NDArray) -> list[Trace]:
         """Return traces of g_i(θ) − g_i(θ̃)."""
         self._check_prepared()
-        x, y = ds.x[indices], ds.y[indices]
-        return difference(net.traces(x, y)[1], self._reference.traces(x, y)[1])
+        return difference(traces, self._reference.traces(x, y)[1])
 
     def _check_prepared(self) -> None:
         """Refuse to work without a snapshot."""
@@ -229,9 +229,8 @@ class Stratified:
     def prepare(self, net: Network, ds: Data) -> "Stratified":
         """Fit the clusterer to the gradients at the present parameters; given labels stay. Returns self."""
         if self.clustering is not None:
-            estimator = MiniBatch(1)
             everything = np.arange(len(ds.y))
-            fitted = self.clustering.fit(lambda: chunks(estimator, net, ds, everything))
+            fitted = self.clustering.fit(lambda: (traces for traces, _, _ in chunks(net, ds, everything)))
             self._take(fitted.labels_)
         return self
 
@@ -250,9 +249,9 @@ class Stratified:
             raise ValueError(f"clustering gives labels of {len(self.labels_)} examples; the data set has {len(ds.y)}")
         return [Stratum(group, 1, False) for group in self._groups]
 
-    def traces(self, net: Network, ds: Data, indices: NDArray[np.intp]) -> list[Trace]:
-        """Return traces of g_i(θ)."""
-        return net.traces(ds.x[indices], ds.y[indices])[1]
+    def contribution(self, traces: list[Trace], x: NDArray, y: NDArray) -> list[Trace]:
+        """Return the traces of g_i(θ) as they are."""
+        return traces
 
     def _take(self, labels: ArrayLike) -> None:
         """Check and keep labels, and group the examples by them once, since every draw needs the groups."""
@@ -261,18 +260,26 @@ class Stratified:
         self._groups = np.split(np.argsort(self._labels, kind="stable"), np.cumsum(sizes)[:-1])
 
 
-def chunks(estimator: Estimator, net: Network, ds: Data, indices: NDArray[np.intp]) -> Iterator[list[Trace]]:
-    """Yield the traces of `indices`, in order, at most `CHUNK` examples at a time."""
-    for start in range(0, len(indices), CHUNK):
-        yield estimator.traces(net, ds, indices[start : start + CHUNK])
+def chunks(net: Network, ds: Data, indices: NDArray[np.intp]) -> Iterator[tuple[list[Trace], NDArray, NDArray]]:
+    """Yield the traces of g_i(θ), inputs and labels of `indices`, in order, a bounded number at a time."""
+    step = chunk_size(net, ds)
+    for start in range(0, len(indices), step):
+        rows = indices[start : start + step]
+        x, y = ds.x[rows], ds.y[rows]
+        yield net.traces(x, y)[1], x, y
+
+
+def chunk_size(net: Network, ds: Data) -> int:
+    """Return how many examples' traces to hold at once; it depends on shapes alone, so that sums do, too."""
+    return max(1, min(CHUNK, CHUNK_BYTES // max(1, net.trace_bytes(ds.x.shape[1:]))))
 
 
 def full_gradient(net: Network, ds: Data) -> Array:
     """Return the gradient of the mean loss over the data set, (d,), summed in float64 batch by batch."""
-    n = len(ds.y)
+    n, step = len(ds.y), chunk_size(net, ds)
     total = np.zeros(net.n_parameters)
-    for start in range(0, n, CHUNK):
-        x, y = ds.x[start : start + CHUNK], ds.y[start : start + CHUNK]
+    for start in range(0, n, step):
+        x, y = ds.x[start : start + step], ds.y[start : start + step]
         total += net.gradient(x, y, np.full(len(y), 1.0 / n))[1]
     return total.astype(net.dtype)
 

@@ -1,23 +1,27 @@
 """The variance of a gradient estimator, exact or by the paper's Monte Carlo (Eq. 1 and section 4 of the paper)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcref.clustering.base import check_choice, check_integer
+from gcref.engine.algebra import add_moments
 from gcref.engine.network import Network
-from gcref.engine.trace import Trace, per_example_gradients
+from gcref.engine.trace import Trace
 from gcref.estimators import Data, Estimator, MiniBatch, Stratum, chunks
-from gcref.kernels.cpu import second_moment
+from gcref.kernels.cpu import add_moments as add_gradient_moments
+from gcref.kernels.cpu import fold
 
 Vector = NDArray[np.float64]
 Passes = Callable[[], Iterator[list[Trace]]]
 
-# Where V_j is less than this share of E[g_j²], E[g_j²] − ḡ_j² has lost more than six of float64's sixteen
-# digits: centre first. Below a share of RESOLUTION no digit is left even then: duplicates have variance 0.
+# Where V_j is less than this share of E[g_j²], E[g_j²] − ḡ_j² has lost more than six of float64's sixteen digits, and
+# where Σ_j V_j is less than that of Σ_j E[g_j²], more than three of float32's seven: centre first.
 CANCELLATION = 1e-6
+CANCELLATION_FLOAT32 = 1e-3
+# Below a share of RESOLUTION of float64 no digit is left even then: duplicates have variance 0.
 RESOLUTION = (16 * np.finfo(np.float64).eps) ** 2
 _AT_ONCE = 1 << 20  # numbers of explicit gradients formed at once by a centred pass
 
@@ -96,50 +100,169 @@ def variance(
     check_choice("method", method, ("closed-form", "monte-carlo"))
     check_integer("n_estimates", n_estimates, 2)
     if method == "closed-form":
-        return _closed_form(estimator, net, ds)
+        return variances({"": estimator}, net, ds)[""]
     return _monte_carlo(estimator, net, ds, int(n_estimates), np.random.default_rng(rng))
+
+
+def variances(estimators: Mapping[str, Estimator], net: Network, ds: Data) -> dict[str, Variance]:
+    """Compute the exact variance of several estimators, sharing the passes over the data.
+
+    Parameters
+    ----------
+    estimators : mapping of str to estimator
+        Prepared, where they need that.
+    net : Network
+    ds : Dataset
+
+    Returns
+    -------
+    dict of str to Variance
+        By the same names; the numbers of `variance`.
+
+    Raises
+    ------
+    ValueError
+        As `variance`.
+
+    Notes
+    -----
+    One pass, grouped by the strata of the first stratified estimator, serves it, every mini-batch and, with a second
+    network pass for the gradients at the snapshot, every SVRG. Each further stratified estimator takes a pass of its
+    own. Memory: a few vectors of d, and the traces of a bounded number of examples.
+    """
+    strata = {name: estimator.strata(ds) for name, estimator in estimators.items()}
+    plain = [name for name, estimator in estimators.items() if estimator.plain and len(strata[name]) > 1]
+    apart = [name for name, estimator in estimators.items() if not estimator.plain]
+    whole = [Stratum(np.arange(len(ds.y)), 1, True)]
+    shared = _ClosedForm(net, ds, strata[plain[0]] if plain else whole, {name: estimators[name] for name in apart})
+    coordinates = dict.fromkeys(estimators, np.zeros(0))
+    if plain:
+        coordinates[plain[0]] = shared.coordinates
+    for name in plain[1:]:
+        coordinates[name] = _ClosedForm(net, ds, strata[name], {}).coordinates
+    one = shared.of_everything()
+    for name in estimators:
+        if name in apart:
+            coordinates[name] = _share(strata[name][0], len(ds.y)) * shared.of_everything(name)
+        elif name not in plain:
+            coordinates[name] = _share(strata[name][0], len(ds.y)) * one
+    gradient = shared.everything.total / len(ds.y)
+    noise_scale = _noise_scale(float(one.sum()), gradient)
+    return {
+        name: Variance(float(V.mean()), _normalized(V, gradient), noise_scale, 0.0) for name, V in coordinates.items()
+    }
 
 
 # ------------------------------------------------------------------------------------------------ closed form
 
 
-@dataclass
 class _Moments:
-    """Sums over n examples: Σ g_i and Σ g_i∘g_i, each (d,)."""
+    """Sums over n examples: Σ g_i and Σ g_i∘g_i, each (d,), in float64."""
 
-    n: int
-    total: Vector
-    squares: Vector
+    def __init__(self, d: int) -> None:
+        self.n = 0
+        self.total, self.squares = np.zeros(d), np.zeros(d)
 
-    def add(self, other: "_Moments") -> None:
-        """Take in the sums over further examples."""
-        self.n += other.n
-        self.total += other.total
-        self.squares += other.squares
-
-
-def _moments(batches: Iterator[list[Trace]], n_parameters: int) -> _Moments:
-    """Sum gradients and their squares over batches of traces, in float64."""
-    out = _Moments(0, np.zeros(n_parameters), np.zeros(n_parameters))
-    for traces in batches:
-        out.n += traces[0].n_examples
+    def add(self, traces: list[Trace]) -> None:
+        """Take in the gradients of a batch of traces."""
+        self.n += traces[0].n_examples
         start = 0
-        for trace in map(_in_float64, traces):
+        for trace in traces:
             block = slice(start, start + trace.n_parameters)
-            out.total[block] += np.tensordot(trace.A, trace.D, axes=((0, 1), (0, 1))).ravel()
-            out.squares[block] += second_moment(trace.A, trace.D).ravel()
+            add_moments(trace, self.total[block], self.squares[block])
             start = block.stop
-    return out
 
 
-def _variance_of_one(moments: _Moments, passes: Passes) -> Vector:
-    """Variance (divisor n) of one example's gradient, (d,); by a centred pass where a coordinate cancels."""
+class _ClosedForm:
+    """One pass over the data, stratum by stratum.
+
+    Parameters
+    ----------
+    net, ds
+    strata : list of Stratum
+        Which together hold every example once.
+    apart : dict of str to Estimator
+        Those whose examples contribute something else than their gradients; each draws from all examples.
+
+    Attributes
+    ----------
+    coordinates : ndarray, shape (d,)
+        The variance of the estimator that draws from the strata.
+    everything : _Moments
+        Of g_i over all examples.
+    """
+
+    def __init__(self, net: Network, ds: Data, strata: list[Stratum], apart: dict[str, Estimator]) -> None:
+        self.net, self.ds, self.strata, self.estimators = net, ds, strata, apart
+        d = net.n_parameters
+        self.coordinates = np.zeros(d)
+        self.everything = _Moments(d)
+        self.apart = {name: _Moments(d) for name in apart}
+        own = self.everything if len(strata) == 1 else _Moments(d)
+        sums = np.zeros(3)
+        for stratum in strata:
+            for traces, x, y in chunks(net, ds, stratum.indices):
+                own.add(traces)
+                for name, estimator in apart.items():
+                    self.apart[name].add(estimator.contribution(traces, x, y))
+            if len(strata) > 1:
+                sums += self._end(stratum, own)
+        if self._cancels(*sums):
+            self._recompute()
+
+    def _end(self, stratum: Stratum, own: _Moments) -> Vector:
+        """Add a stratum's variance to the coordinates and its sums to those of everything; clear its sums."""
+        share = _share(stratum, len(self.ds.y))
+        self.everything.n += own.n
+        n, own.n = own.n, 0
+        cancelled = CANCELLATION if self.net.dtype == np.float64 else 0.0
+        all_sums = self.everything.total, self.everything.squares
+        return fold(own.total, own.squares, n, share, cancelled, self.coordinates, *all_sums)
+
+    def _cancels(self, variance: float, second: float, n_cancelled: float) -> bool:
+        """Tell whether too little is left of E[g²] − ḡ²: of any coordinate in float64, of their sum in float32."""
+        if self.net.dtype == np.float64:
+            return n_cancelled > 0
+        return variance < CANCELLATION_FLOAT32 * second
+
+    def _recompute(self) -> None:
+        """Compute the coordinates anew from g_i − ḡ_k, as nothing but rounding may be left of E[g²] − ḡ_k²."""
+        self.coordinates.fill(0.0)
+        for stratum in self.strata:
+            passes = _passes(self.net, self.ds, stratum.indices, None)
+            own = _Moments(self.net.n_parameters)
+            for traces in passes():
+                own.add([trace.astype(np.dtype(np.float64)) for trace in traces])
+            self.coordinates += _share(stratum, len(self.ds.y)) * _centered(own, passes)
+
+    def of_everything(self, name: str | None = None) -> Vector:
+        """Return the variance (divisor n) of one example's g_i, or of its contribution to an estimator, (d,)."""
+        moments = self.everything if name is None else self.apart[name]
+        if moments.n <= 1:
+            return np.zeros(self.net.n_parameters)
+        mean, second = moments.total / moments.n, moments.squares / moments.n
+        out = np.maximum(second - mean**2, 0.0)
+        if not self._cancels(out.sum(), second.sum(), float(np.count_nonzero(out < CANCELLATION * second))):
+            return out
+        estimator = None if name is None else self.estimators[name]
+        return _centered(moments, _passes(self.net, self.ds, np.arange(len(self.ds.y)), estimator))
+
+
+def _passes(net: Network, ds: Data, indices: NDArray[np.intp], estimator: Estimator | None) -> Passes:
+    """Return a function that goes through the traces of `indices` anew at each call."""
+
+    def passes() -> Iterator[list[Trace]]:
+        for traces, x, y in chunks(net, ds, indices):
+            yield traces if estimator is None else estimator.contribution(traces, x, y)
+
+    return passes
+
+
+def _centered(moments: _Moments, passes: Passes) -> Vector:
+    """Variance (divisor n) of one example's gradient, (d,), from g_i − ḡ written out, a few at a time."""
     if moments.n <= 1:
         return np.zeros_like(moments.total)
     mean, second = moments.total / moments.n, moments.squares / moments.n
-    out = second - mean**2
-    if not np.any(out < CANCELLATION * second):
-        return out
     deviations = _deviations(passes(), mean)
     out = deviations.squares / moments.n - (deviations.total / moments.n) ** 2
     out[out < RESOLUTION * second] = 0.0
@@ -148,48 +271,19 @@ def _variance_of_one(moments: _Moments, passes: Passes) -> Vector:
 
 def _deviations(batches: Iterator[list[Trace]], mean: Vector) -> _Moments:
     """Sum g_i − ḡ, which is 0 but for ḡ's rounding, and its squares, a few explicit gradients at a time."""
-    out = _Moments(0, np.zeros_like(mean), np.zeros_like(mean))
+    out = _Moments(len(mean))
     for traces in batches:
         start = 0
-        for trace in map(_in_float64, traces):
+        for trace in traces:
             block = slice(start, start + trace.n_parameters)
             step = max(1, _AT_ONCE // trace.n_parameters)
             for first in range(0, trace.n_examples, step):
-                rows = slice(first, first + step)
-                g = per_example_gradients([Trace(trace.A[rows], trace.D[rows])]) - mean[block]
-                out.total[block] += g.sum(axis=0)
-                out.squares[block] += np.einsum("ij,ij->j", g, g)
+                part = trace.rows(slice(first, first + step)).astype(np.dtype(np.float64))
+                g = part.gradients().reshape(part.n_examples, part.n_parameters) - mean[block]
+                add_gradient_moments(g, out.total[block], out.squares[block])
             start = block.stop
         out.n += traces[0].n_examples
     return out
-
-
-def _in_float64(trace: Trace) -> Trace:
-    """Return the trace in float64, itself if it is."""
-    return Trace(trace.A.astype(np.float64, copy=False), trace.D.astype(np.float64, copy=False))
-
-
-def _closed_form(estimator: Estimator, net: Network, ds: Data) -> Variance:
-    """Exact variance, stratum by stratum; see `variance`."""
-    n, d = len(ds.y), net.n_parameters
-    coordinates = np.zeros(d)
-    everything = _Moments(0, np.zeros(d), np.zeros(d))
-    for stratum in estimator.strata(ds):
-        passes = _passes(estimator, net, ds, stratum.indices)
-        moments = _moments(passes(), d)
-        coordinates += _share(stratum, n) * _variance_of_one(moments, passes)
-        everything.add(moments)
-    plain = _passes(MiniBatch(1), net, ds, np.arange(n))
-    if not estimator.plain:
-        everything = _moments(plain(), d)
-    gradient = everything.total / n
-    noise = _variance_of_one(everything, plain).sum()
-    return Variance(float(coordinates.mean()), _normalized(coordinates, gradient), _noise_scale(noise, gradient), 0.0)
-
-
-def _passes(estimator: Estimator, net: Network, ds: Data, indices: NDArray[np.intp]) -> Passes:
-    """Return a function that goes through the traces of `indices` anew at each call."""
-    return lambda: chunks(estimator, net, ds, indices)
 
 
 def _share(stratum: Stratum, n: int) -> float:
@@ -232,9 +326,7 @@ def _monte_carlo(estimator: Estimator, net: Network, ds: Data, n_estimates: int,
         second += draw**2
         distances[t] = deviation.sum() / d
     ratio = np.divide(spread, second, out=np.zeros(d), where=second != 0)
-    plain = _passes(MiniBatch(1), net, ds, np.arange(len(ds.y)))
-    one = _moments(plain(), d)
-    noise = _noise_scale(_variance_of_one(one, plain).sum(), one.total / one.n)
+    noise = variances({"": MiniBatch(1, replacement=True)}, net, ds)[""].noise_scale
     return Variance(
         float(distances.sum() / (n_estimates + 1)),
         float(ratio.mean()),

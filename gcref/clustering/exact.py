@@ -288,15 +288,34 @@ def gram_matrix(traces: Sequence[Trace]) -> np.ndarray:
     traces : sequence of Trace
         One trace a parameter block.
     """
-    N = traces[0].n_examples
-    out = np.empty((N, N))
     # In float32 a mean gradient that dwarfs the differences would leave nothing of Φ.
-    blocks = [(t.A.astype(np.float64, copy=False), t.D.astype(np.float64, copy=False)) for t in traces]
+    blocks = [trace.astype(np.dtype(np.float64)) for trace in traces]
+    total = np.zeros((traces[0].n_examples,) * 2)
+    for trace in blocks:
+        by_gradients, by_positions = _gram_operations(trace)
+        if by_gradients < by_positions:
+            G = trace.gradients().reshape(trace.n_examples, trace.n_parameters)
+            total += G @ G.T
+        else:
+            _add_gram(trace.A, trace.D, total)
+    return total
+
+
+def _add_gram(A: np.ndarray, D: np.ndarray, total: np.ndarray) -> None:
+    """Add the products of one block to total (N, N), from the traces (Eq. 9)."""
+    N = len(A)
     for first in range(0, N, _BLOCK):
         rows, rest = slice(first, first + _BLOCK), slice(first, N)
-        out[rows, rest] = sum(cpu.gram(A[rows], D[rows], A[rest], D[rest]) for A, D in blocks)
-        out[rest, rows] = out[rows, rest].T
-    return out
+        found = cpu.gram(A[rows], D[rows], A[rest], D[rest])
+        total[rows, rest] += found
+        below = slice(first + _BLOCK, N)
+        total[below, rows] += found[:, _BLOCK:].T
+
+
+def _gram_operations(trace: Trace) -> tuple[int, int]:
+    """Multiplications of a block's Gram matrix from its gradients (Eq. 8) and from its traces (Eq. 9)."""
+    N, (T, I, O) = trace.n_examples, trace.shape  # noqa: E741
+    return N * T * I * O + N * N * I * O // 2, N * N * T * T * (I + O) // 2
 
 
 def _gram_of_array(G: np.ndarray) -> np.ndarray:
@@ -309,8 +328,8 @@ def _gram_of_array(G: np.ndarray) -> np.ndarray:
 
 
 def _sq_norms(G: np.ndarray) -> np.ndarray:
-    """Return ‖g_i‖² of the rows of G (N, d): a trace of T = O = 1 with D = 1."""
-    return cpu.sq_norms(G[:, None], np.ones((len(G), 1, 1)))
+    """Return ‖g_i‖² of the rows of G (N, d)."""
+    return cpu.row_sq_norms(G)
 
 
 def _read_gradients(G: Any) -> np.ndarray:
@@ -340,7 +359,7 @@ def _trace_costs(traces: Sequence[Trace], K: int, n_iter: int) -> dict[str, tupl
     N = traces[0].n_examples
     d = sum(t.n_parameters for t in traces)
     form_gradients = sum(N * t.n_positions * t.n_parameters for t in traces)
-    form_gram = sum(N * N * t.n_positions**2 * (t.A.shape[2] + t.D.shape[2]) // 2 for t in traces)
+    form_gram = sum(min(_gram_operations(t)) for t in traces)
     return {
         "explicit": (traces[0].dtype.itemsize * N * d, form_gradients + n_iter * N * d * K),
         "gram": (8 * N * N, form_gram + 2 * n_iter * N * N),

@@ -7,6 +7,7 @@ import numpy as np
 from gcref.clustering.alternating import Products, objective_from_products
 from gcref.clustering.base import Clusterer, check_choice, check_integer
 from gcref.clustering.passes import Passes
+from gcref.engine.algebra import center_sums, inner_products, per_example_sq_norms
 from gcref.kernels import cpu
 
 Centers = list[tuple[np.ndarray, np.ndarray]]
@@ -60,8 +61,8 @@ class GradientClustering(Clusterer):
     A run stopped and started again from a stored `centers_` and `n_iter_` (with ``sizes="fixed"`` also
     `last_labels_`) goes through the same numbers as one that was not.
 
-    An iteration costs N T K (I + O) a block for the A step and N T (I + O) for the U step; beside the traces
-    it needs N (K + 2) numbers.
+    An iteration costs the cheaper of N T K (I + O) (Eq. 9) and N (T + K) I O (Eq. 8) a block for the A step
+    (`Network.costs` prints both), and N T (I + O) for the U step; beside the traces it needs N (K + 2) numbers.
 
     Examples
     --------
@@ -151,7 +152,7 @@ class RankOnePoints:
 
     def __init__(self, traces: Any) -> None:
         self._passes = Passes(traces)
-        norms = [np.sum([cpu.sq_norms(t.A, t.D) for t in batch], axis=0) for _, batch in self._passes]
+        norms = [per_example_sq_norms(batch) for _, batch in self._passes]
         self.sq_norms = np.concatenate(norms) if norms else np.zeros(0)
         self.blocks = self._passes.blocks
         bad = np.flatnonzero(~np.isfinite(self.sq_norms))
@@ -165,7 +166,7 @@ class RankOnePoints:
         for rows, batch in self._passes:
             dtypes = [t.dtype for t in batch]
             for t, (c, d) in zip(batch, sums, strict=True):
-                c_batch, d_batch = cpu.center_sums(t.A, t.D, labels[rows], n_clusters)
+                c_batch, d_batch = center_sums(t, labels[rows], n_clusters)
                 c += c_batch
                 d += d_batch
         sizes = np.bincount(labels, minlength=n_clusters)[:, None]
@@ -176,7 +177,7 @@ class RankOnePoints:
         cc = np.sum([cpu.sq_norms(c[:, None], d[:, None]) for c, d in centers], axis=0)
         cg = np.empty((len(self.sq_norms), len(cc)))
         for rows, batch in self._passes:
-            cg[rows] = sum(cpu.inner_products(t.A, t.D, c, d) for t, (c, d) in zip(batch, centers, strict=True))
+            cg[rows] = sum(inner_products(t, c, d) for t, (c, d) in zip(batch, centers, strict=True))
         return cc, cg
 
     def objective(self, labels: np.ndarray, centers: Centers) -> tuple[float, Products]:

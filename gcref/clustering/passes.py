@@ -62,7 +62,7 @@ class Passes:
         if not isinstance(batch, (list, tuple)):
             raise TypeError(f"{name} is a {type(batch).__name__}; a list with one Trace a block is expected")
         check_traces(batch, name)
-        blocks = [(t.n_positions, t.A.shape[2], t.D.shape[2]) for t in batch]
+        blocks = [t.shape for t in batch]
         if self._blocks is None:
             self._blocks = blocks
         if blocks != self._blocks:

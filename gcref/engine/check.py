@@ -132,7 +132,7 @@ class _Checker:
 
     def check_trace(self, what: str, block: Block, trace: Trace, weights: Array, gradient: Array) -> None:
         """Compare the weighted sum of a block's per-example gradients with its gradient."""
-        shape = (trace.A.shape[2], trace.D.shape[2])
+        shape = trace.shape[1:]
         if shape != block.shape:
             raise AssertionError(f"block {block.name} has shape {block.shape} but its trace gives {shape}")
         expected = gradient[block.slice].reshape(shape)

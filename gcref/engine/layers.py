@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gcref.engine.trace import Array, Trace
+from gcref.kernels.elementwise import mask, relu
 
 
 class Layer:
@@ -25,6 +26,12 @@ class Layer:
     overwrites_input: bool = False
     """Whether `forward` writes its output over x, and `backward` over dout."""
 
+    running_shapes: tuple[int, ...] = ()
+    """The length of each running statistic, which training moves and no gradient does."""
+
+    batch_statistics: bool = False
+    """Whether the examples of a batch share something in `forward_training`, so that none has a gradient of its own."""
+
     @property
     def block_names(self) -> tuple[str, ...]:
         """A name for each parameter block."""
@@ -36,6 +43,10 @@ class Layer:
         """Draw the initial value of each parameter block."""
         return []
 
+    def initialise_running(self) -> list[Array]:
+        """Return the initial value of each running statistic."""
+        return []
+
     def forward(self, x: Array, weights: Sequence[Array]) -> tuple[Array, Any]:
         """Return the output and the cache for the backward pass.
 
@@ -44,9 +55,13 @@ class Layer:
         x : ndarray, shape (B, ...)
             The input; not written to unless the class says `overwrites_input`.
         weights : sequence of ndarray, shape (I, O)
-            The views of the layer's parameter blocks.
+            The views of the layer's parameter blocks, then those of its running statistics.
         """
         raise NotImplementedError
+
+    def forward_training(self, x: Array, weights: Sequence[Array]) -> tuple[Array, Any]:
+        """Do what `forward` does, for an SGD step: the one place where running statistics move."""
+        return self.forward(x, weights)
 
     def backward(
         self, dout: Array, cache: Any, weights: Sequence[Array], grads: Sequence[Array] | None, need_dx: bool
@@ -71,6 +86,15 @@ class Layer:
     def traces(self, dout: Array, cache: Any) -> list[Trace]:
         """Return one trace a parameter block, given dout of each example's own loss."""
         return []
+
+    def trace_backward(
+        self, dout: Array, cache: Any, weights: Sequence[Array], need_dx: bool
+    ) -> tuple[list[Trace], Array | None]:
+        """Return the traces and the gradient with respect to the input, as `traces` and `backward` do.
+
+        A layer made of layers says it in one pass.
+        """
+        return self.traces(dout, cache), self.backward(dout, cache, weights, None, need_dx)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -160,7 +184,8 @@ class ReLU(Layer):
 
     def forward(self, x: Array, weights: Sequence[Array]) -> tuple[Array, Array]:
         """Return max(x, 0), which is its own cache."""
-        np.maximum(x, 0, out=x)
+        x = np.ascontiguousarray(x)
+        relu(x)
         return x, x
 
     def backward(
@@ -174,7 +199,8 @@ class ReLU(Layer):
         """Return dout where the output is positive, 0 elsewhere."""
         if not need_dx:
             return None
-        dout *= cache > 0
+        dout = np.ascontiguousarray(dout)
+        mask(dout, cache)
         return dout
 
 

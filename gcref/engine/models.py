@@ -1,4 +1,4 @@
-"""The models of the studies that have fully connected layers only."""
+"""The models of the studies that have fully connected layers only; images are flattened."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 from gcref.engine.layers import Layer, Linear, RandomFeatures, ReLU
 from gcref.engine.losses import Logistic, Loss, SoftmaxCrossEntropy
 from gcref.engine.network import Network, seed_sequence
+from gcref.engine.pooling import Flatten
 from gcref.engine.trace import Array
 
 
@@ -38,7 +39,7 @@ def linear(
         If an argument is out of its range.
     """
     n_features, n_classes = _size(n_features, "n_features"), _size(n_classes, "n_classes")
-    return Network([Linear(n_features, n_classes)], SoftmaxCrossEntropy(label_smoothing), seed, dtype)
+    return Network([Flatten(), Linear(n_features, n_classes)], SoftmaxCrossEntropy(label_smoothing), seed, dtype)
 
 
 def mlp(sizes: Sequence[int], seed: int = 0, dtype: DTypeLike = "float64", label_smoothing: float = 0.0) -> Network:
@@ -72,7 +73,7 @@ def mlp(sizes: Sequence[int], seed: int = 0, dtype: DTypeLike = "float64", label
     checked = [_size(n, f"sizes[{i}]") for i, n in enumerate(sizes)]
     if len(checked) < 2:
         raise ValueError(f"sizes is {tuple(checked)}; at least two numbers, features and classes, are expected")
-    layers: list[Layer] = []
+    layers: list[Layer] = [Flatten()]
     for n_in, n_out in pairwise(checked):
         layers += [Linear(n_in, n_out), ReLU()]
     return Network(layers[:-1], SoftmaxCrossEntropy(label_smoothing), seed, dtype)

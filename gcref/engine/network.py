@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from gcref.engine.chain import Chain
+from gcref.engine.costs import Costs
 from gcref.engine.layers import Layer
 from gcref.engine.losses import Loss
 from gcref.engine.trace import Array, Trace, first_bad_row
@@ -55,24 +57,31 @@ class Network:
         Each block as a view of theta.
     n_parameters : int
         d.
+    running : ndarray, shape (n,)
+        The running statistics of batch norm, which training moves and which are no parameters; often none.
     """
 
     def __init__(self, layers: Sequence[Layer], loss: Loss, seed: int = 0, dtype: DTypeLike = "float64") -> None:
-        self.layers = list(layers)
+        self.chain = Chain(layers)
+        self.layers = self.chain.layers
         self.loss = loss
         self.dtype = _float_dtype(dtype)
-        self.blocks = _blocks(self.layers)
+        self.blocks = _blocks(self.chain)
         if not self.blocks:
             raise ValueError("layers has no trainable parameters; at least one layer with a weight is expected")
         self.n_parameters = self.blocks[-1].slice.stop
-        # Below the first layer with parameters nothing needs a gradient.
-        self._first = next(i for i, layer in enumerate(self.layers) if layer.shapes)
+        self._trace_bytes: dict[tuple[int, ...], int] = {}
         self._theta = np.empty(self.n_parameters, self.dtype)
+        self.running = np.concatenate([np.empty(0), *self.chain.initialise_running()]).astype(self.dtype)
         self._bind()
         seeds = seed_sequence(seed).spawn(len(self.layers))
-        for layer, weights, child in zip(self.layers, self._layer_weights, seeds, strict=True):
-            for weight, start in zip(weights, layer.initialise(np.random.default_rng(child)), strict=True):
-                weight[...] = start
+        starts = [
+            start
+            for layer, child in zip(self.layers, seeds, strict=True)
+            for start in layer.initialise(np.random.default_rng(child))
+        ]
+        for weight, start in zip(self.weights, starts, strict=True):
+            weight[...] = start
 
     @property
     def theta(self) -> Array:
@@ -105,10 +114,7 @@ class Network:
         ValueError
             If x has another shape than the layers expect, or holds NaN or infinity.
         """
-        out = self._check_x(x)
-        for layer, weights in zip(self.layers, self._layer_weights, strict=True):
-            out, _ = layer.forward(out, weights)
-        return out
+        return self.chain.forward(self._check_x(x), self._all_weights)[0]
 
     def losses(self, x: ArrayLike, y: ArrayLike) -> Array:
         """Return each example's own loss ℓ_i, shape (B,); x and y as in `gradient`."""
@@ -116,7 +122,12 @@ class Network:
         return self.loss(logits, _check_y(y, len(logits)))[0]
 
     def gradient(
-        self, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None, out: Array | None = None
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        weights: ArrayLike | None = None,
+        out: Array | None = None,
+        training: bool = False,
     ) -> tuple[float, Array]:
         """Return a weighted sum of the examples' losses and its gradient.
 
@@ -130,6 +141,9 @@ class Network:
             w_i; 1/B each if not given, which makes it the mean.
         out : ndarray, shape (d,), optional
             Where to write the gradient; a loop that passes the same array spares an allocation a call.
+        training : bool
+            Whether batch norm uses the batch's statistics, and takes them into the running ones; without batch
+            norm nothing depends on it.
 
         Returns
         -------
@@ -147,24 +161,22 @@ class Network:
         y = _check_y(y, len(x))
         w = self._check_weights(weights, len(x))
         gradient = self._check_out(out)
-        logits, caches = self._forward(x)
+        forward = self.chain.forward_training if training else self.chain.forward
+        logits, caches = forward(x, self._all_weights)
         losses, dout = self.loss(logits, y)
         dout *= w[:, None]
-        grads = self._per_layer(gradient)
-        for i in reversed(range(self._first, len(self.layers))):
-            need_dx = i > self._first
-            dx = self.layers[i].backward(dout, caches[i], self._layer_weights[i], grads[i], need_dx)
-            if dx is not None:
-                dout = dx
+        self.chain.backward(dout, caches, self._all_weights, self._views(gradient), need_dx=False)
         return float(np.sum(losses * w, dtype=np.float64)), gradient
 
-    def traces(self, x: ArrayLike, y: ArrayLike) -> tuple[Array, list[Trace]]:
+    def traces(self, x: ArrayLike, y: ArrayLike, training: bool = False) -> tuple[Array, list[Trace]]:
         """Return each example's loss and, for each parameter block, the trace of its per-example gradients.
 
         Parameters
         ----------
         x, y
             As in `gradient`.
+        training : bool
+            Refused where there is batch norm.
 
         Returns
         -------
@@ -177,33 +189,64 @@ class Network:
         Raises
         ------
         ValueError
-            As in `gradient`.
+            As in `gradient`; and in training mode with batch norm, which ties the examples of a batch to one
+            another, so that none has a gradient of its own.
         """
+        if training and self.chain.batch_statistics:
+            raise ValueError(
+                "training=True, but batch norm then ties the examples of a batch together and none has a gradient of "
+                "its own; training=False uses the running statistics"
+            )
         x = self._check_x(x)
         y = _check_y(y, len(x))
-        logits, caches = self._forward(x)
+        logits, caches = self.chain.forward(x, self._all_weights)
         losses, dout = self.loss(logits, y)
-        found: list[Trace] = []
-        for i in reversed(range(self._first, len(self.layers))):
-            layer, need_dx = self.layers[i], i > self._first
-            found = layer.traces(dout, caches[i]) + found
-            dx = layer.backward(dout, caches[i], self._layer_weights[i], None, need_dx)
-            if dx is not None:
-                dout = dx
-        return losses, found
+        return losses, self.chain.trace_backward(dout, caches, self._all_weights, need_dx=False)[0]
+
+    def costs(self, in_shape: tuple[int, ...], n_clusters: int = 128) -> Costs:
+        """Count the operations of gradient clustering, block by block, by Eq. 8 and by Eq. 9 (Table 1).
+
+        Parameters
+        ----------
+        in_shape : tuple of int
+            The shape of one example, such as (32, 32, 3).
+        n_clusters : int
+            K.
+
+        Returns
+        -------
+        Costs
+            Printed, a table with the form chosen for each block and quantity.
+        """
+        traces = self._traces_of_one(in_shape)
+        return Costs([block.name for block in self.blocks], [trace.shape for trace in traces], n_clusters)
+
+    def trace_bytes(self, in_shape: tuple[int, ...]) -> int:
+        """Return the memory that the traces of one example of shape `in_shape` take, patches not formed."""
+        if tuple(in_shape) not in self._trace_bytes:
+            self._trace_bytes[tuple(in_shape)] = sum(trace.nbytes for trace in self._traces_of_one(in_shape))
+        return self._trace_bytes[tuple(in_shape)]
+
+    def _traces_of_one(self, in_shape: tuple[int, ...]) -> list[Trace]:
+        """Return the traces of one example of zeros."""
+        with np.errstate(all="ignore"):
+            return self.traces(np.zeros((1, *in_shape)), np.zeros(1, np.int64))[1]
 
     def copy(self, dtype: DTypeLike | None = None) -> "Network":
         """Return an independent network with the same parameters, in another type if `dtype` is given."""
         other = copy.copy(self)
-        other.layers = [copy.copy(layer) for layer in self.layers]
+        other.chain = copy.deepcopy(self.chain)
+        other.layers = other.chain.layers
         other.dtype = self.dtype if dtype is None else _float_dtype(dtype)
         other._theta = self._theta.astype(other.dtype)
+        other.running = self.running.astype(other.dtype)
+        other._trace_bytes = {}
         other._bind()
         return other
 
     def __getstate__(self) -> dict[str, object]:
         # Pickle turns views into arrays of their own; they are cut anew from theta afterwards.
-        return {k: v for k, v in self.__dict__.items() if k not in ("weights", "_layer_weights")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("weights", "_all_weights")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -215,21 +258,14 @@ class Network:
 
     def _bind(self) -> None:
         """Cut the weights as views from theta."""
-        self.weights: list[Array] = [self._theta[b.slice].reshape(b.shape) for b in self.blocks]
-        self._layer_weights = self._per_layer(self._theta)
+        self.weights: list[Array] = self._views(self._theta)
+        lengths = self.chain.running_shapes
+        running = np.split(self.running, np.cumsum(lengths)[:-1]) if lengths else []
+        self._all_weights = self.weights + running
 
-    def _per_layer(self, vector: Array) -> list[list[Array]]:
-        """Cut a (d,) vector into each layer's (I, O) views."""
-        views = iter([vector[b.slice].reshape(b.shape) for b in self.blocks])
-        return [[next(views) for _ in layer.shapes] for layer in self.layers]
-
-    def _forward(self, x: Array) -> tuple[Array, list[object]]:
-        """Return the output and what each layer keeps for its backward pass."""
-        caches: list[object] = []
-        for layer, weights in zip(self.layers, self._layer_weights, strict=True):
-            x, cache = layer.forward(x, weights)
-            caches.append(cache)
-        return x, caches
+    def _views(self, vector: Array) -> list[Array]:
+        """Cut a (d,) vector into each block's (I, O) view."""
+        return [vector[b.slice].reshape(b.shape) for b in self.blocks]
 
     def _check_x(self, x: ArrayLike) -> Array:
         """Cast x to the network's type; the layers check its shape, this its values."""
@@ -239,7 +275,7 @@ class Network:
         if given.ndim < 2:
             raise ValueError(f"x has shape {given.shape}; one row an example, (B, ...), is expected")
         # A layer may write over what it is given, but never over the caller's array.
-        overwritten = any(layer.overwrites_input for layer in self.layers[: self._first])
+        overwritten = self.chain.overwrites_input
         cast = given.astype(self.dtype, copy=overwritten)
         row = first_bad_row(cast)
         if row is not None:
@@ -271,15 +307,14 @@ class Network:
         return out
 
 
-def _blocks(layers: Sequence[Layer]) -> list[Block]:
+def _blocks(chain: Chain) -> list[Block]:
     """Lay the layers' parameter blocks out one after the other."""
     blocks: list[Block] = []
     start = 0
-    for i, layer in enumerate(layers):
-        for name, shape in zip(layer.block_names, layer.shapes, strict=True):
-            stop = start + shape[0] * shape[1]
-            blocks.append(Block(f"{i}.{name}", shape, slice(start, stop)))
-            start = stop
+    for name, shape in zip(chain.block_names, chain.shapes, strict=True):
+        stop = start + shape[0] * shape[1]
+        blocks.append(Block(name, shape, slice(start, stop)))
+        start = stop
     return blocks
 
 

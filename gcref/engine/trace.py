@@ -63,18 +63,70 @@ class Trace:
         return self.A.shape[1]
 
     @property
+    def n_inputs(self) -> int:
+        """I, the inputs of the block, the bias's trailing 1 included."""
+        return self.A.shape[2]
+
+    @property
+    def n_outputs(self) -> int:
+        """O, the outputs of the block."""
+        return self.D.shape[2]
+
+    @property
     def n_parameters(self) -> int:
         """I·O, the number of parameters of the block."""
-        return self.A.shape[2] * self.D.shape[2]
+        return self.n_inputs * self.n_outputs
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, I, O), what the traces of different examples of a block have in common."""
+        return self.n_positions, self.n_inputs, self.n_outputs
 
     @property
     def dtype(self) -> np.dtype:
         """The type of the numbers in A and D."""
         return self.A.dtype
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of A and D."""
+        return self.A.nbytes + self.D.nbytes
+
+    def arrays(self) -> list[tuple[str, Array]]:
+        """Return the arrays that the trace is made of, by name."""
+        return [("A", self.A), ("D", self.D)]
+
+    def rows(self, examples: slice) -> "Trace":
+        """Return the trace of some of the examples."""
+        return Trace(self.A[examples], self.D[examples])
+
+    def astype(self, dtype: np.dtype) -> "Trace":
+        """Return the trace in another type, itself where it has it."""
+        return self if dtype == self.dtype else Trace(self.A.astype(dtype), self.D.astype(dtype))
+
+    def gradients(self) -> Array:
+        """Form g_i = Σ_t A_it D_itᵀ of every example, (B, I, O), in the type of the trace. Cost B T I O."""
+        return np.matmul(self.A.transpose(0, 2, 1), self.D)
+
+    def position_sums(self) -> tuple[Array, Array]:
+        """Σ_t A_it, (B, I), and Σ_t D_it, (B, O), of every example."""
+        if self.n_positions == 1:
+            return self.A[:, 0], self.D[:, 0]
+        return self.A.sum(axis=1), self.D.sum(axis=1)
+
+    def join(self, others: "Sequence[Trace]") -> "Trace":
+        """Return one trace with the examples of this and the others."""
+        traces = [self, *others]
+        return Trace(np.concatenate([t.A for t in traces]), np.concatenate([t.D for t in traces]))
+
+    def minus(self, reference: "Trace") -> "Trace":
+        """Return the trace of g_i − g̃_i, of twice the positions: A (D − D̃)ᵀ + (A − Ã) D̃ᵀ."""
+        A, D, A_ref, D_ref = self.A, self.D, reference.A, reference.D
+        return Trace(np.concatenate([A, A - A_ref], axis=1), np.concatenate([D - D_ref, D_ref], axis=1))
+
     def __repr__(self) -> str:
-        (b, t, i), o = self.A.shape, self.D.shape[2]
-        return f"Trace(B={b}, T={t}, I={i}, O={o}, {self.dtype})"
+        t, i, o = self.shape
+        return f"{type(self).__name__}(B={self.n_examples}, T={t}, I={i}, O={o}, {self.dtype})"
 
 
 def per_example_gradients(traces: Sequence[Trace]) -> Array:
@@ -103,9 +155,7 @@ def per_example_gradients(traces: Sequence[Trace]) -> Array:
     start = 0
     for trace in traces:
         stop = start + trace.n_parameters
-        # Splitting the last axis of a slice is always a view, so the product lands in place.
-        block = gradients[:, start:stop].reshape(n_examples, trace.A.shape[2], trace.D.shape[2])
-        np.matmul(trace.A.transpose(0, 2, 1), trace.D, out=block)
+        gradients[:, start:stop] = trace.gradients().reshape(n_examples, trace.n_parameters)
         start = stop
     return gradients
 
@@ -138,10 +188,9 @@ def difference(traces: Sequence[Trace], reference: Sequence[Trace]) -> list[Trac
 
 def _difference(trace: Trace, reference: Trace, block: int) -> Trace:
     """One block of `difference`."""
-    if (trace.A.shape, trace.D.shape) != (reference.A.shape, reference.D.shape):
+    if (trace.n_examples, *trace.shape) != (reference.n_examples, *reference.shape):
         raise ValueError(f"block {block} is {trace} in traces but {reference} in reference")
-    A, D, A_ref, D_ref = trace.A, trace.D, reference.A, reference.D
-    return Trace(np.concatenate([A, A - A_ref], axis=1), np.concatenate([D - D_ref, D_ref], axis=1))
+    return trace.minus(reference)
 
 
 def concatenate(batches: Sequence[Sequence[Trace]]) -> list[Trace]:
@@ -174,7 +223,7 @@ def concatenate(batches: Sequence[Sequence[Trace]]) -> list[Trace]:
     if len(batches) == 1:
         return list(batches[0])
     blocks = zip(*batches, strict=True)
-    return [Trace(np.concatenate([t.A for t in b]), np.concatenate([t.D for t in b])) for b in blocks]
+    return [first.join(others) for first, *others in blocks]
 
 
 def check_traces(traces: Sequence[Trace], name: str = "traces") -> None:
@@ -209,7 +258,7 @@ def check_finite(traces: Sequence[Trace]) -> None:
         Naming the block, A or D, and the first example concerned.
     """
     for block, trace in enumerate(traces):
-        for name, array in (("A", trace.A), ("D", trace.D)):
+        for name, array in trace.arrays():
             row = first_bad_row(array)
             if row is not None:
                 raise ValueError(f"{name} of traces[{block}] has NaN or infinity at example {row}")
@@ -229,7 +278,7 @@ def first_bad_row(array: Array) -> int | None:
 
 def _block_shapes(traces: Sequence[Trace]) -> list[tuple[int, int, int]]:
     """(T, I, O) of each block."""
-    return [(t.n_positions, t.A.shape[2], t.D.shape[2]) for t in traces]
+    return [t.shape for t in traces]
 
 
 def _three_dimensional(values: ArrayLike, name: str) -> Array:

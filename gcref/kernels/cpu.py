@@ -2,16 +2,25 @@
 
 A weight's traces are ``A`` (N, T, I), its inputs, and ``D`` (N, T, O), the gradients of each example's own
 loss with respect to its outputs; example i's gradient is the matrix g_i = Σ_t A_it D_itᵀ, shape (I, O), which
-no function here but `second_moment` ever forms. What is one matrix product is plain NumPy; what is a loop is
+no function here ever forms for all examples at once. What is one matrix product is plain NumPy; what is a loop is
 compiled. Every function trusts its input. Products keep the dtype of their input; sums and results are
 float64.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from gcref.kernels import threads
 from gcref.kernels.jit import fast_jit, jit
 
 _CHUNK = 1 << 20  # numbers held at once where a function works through the examples in chunks
+
+
+def _chunks(N: int, numbers: int, most: int = 1 << 62) -> Iterator[slice]:
+    """Cut N examples of `numbers` numbers each into slices of at most _CHUNK numbers, or `most` examples."""
+    step = max(1, min(most, _CHUNK // max(1, numbers)))
+    return (slice(first, first + step) for first in range(0, N, step))
 
 
 # ------------------------------------------------------------------------------- inner products of gradients
@@ -26,12 +35,25 @@ def _dot(x: np.ndarray, y: np.ndarray) -> float:
     return total
 
 
-@fast_jit
 def sq_norms(A: np.ndarray, D: np.ndarray) -> np.ndarray:
-    """‖g_i‖² = Σ_{t,s} (A_it·A_is)(D_it·D_is), which is |A_i|²|D_i|² at T = 1; (N,).
+    """‖g_i‖² = Σ_{t,s} (A_it·A_is)(D_it·D_is), Eq. 9's form, which is |A_i|²|D_i|² at T = 1; (N,).
 
     A (N, T, I), D (N, T, O). Cost N T² (I + O).
     """
+    N, T, _ = A.shape
+    if T <= 2:
+        return _sq_norms(A, D)
+    out = np.empty(N)
+    for rows in _chunks(N, T * T):
+        a, d = A[rows], D[rows]
+        products = (a @ a.transpose(0, 2, 1)) * (d @ d.transpose(0, 2, 1))
+        out[rows] = products.sum(axis=(1, 2), dtype=np.float64)
+    return out
+
+
+@fast_jit
+def _sq_norms(A: np.ndarray, D: np.ndarray) -> np.ndarray:
+    """The same pair by pair."""
     N, T, _ = A.shape
     out = np.zeros(N)
     for i in range(N):
@@ -39,6 +61,15 @@ def sq_norms(A: np.ndarray, D: np.ndarray) -> np.ndarray:
             out[i] += _dot(A[i, t], A[i, t]) * _dot(D[i, t], D[i, t])
             for s in range(t):
                 out[i] += 2.0 * _dot(A[i, t], A[i, s]) * _dot(D[i, t], D[i, s])
+    return out
+
+
+@fast_jit
+def row_sq_norms(G: np.ndarray) -> np.ndarray:
+    """‖g_i‖² of gradients written out, Eq. 8's form; (N,). G (N, M). Cost N M."""
+    out = np.empty(G.shape[0])
+    for i in range(G.shape[0]):
+        out[i] = _dot(G[i], G[i])
     return out
 
 
@@ -59,9 +90,24 @@ def inner_products(A: np.ndarray, D: np.ndarray, c: np.ndarray, d: np.ndarray) -
 
     A (N, T, I), D (N, T, O), rank-1 centres c (K, I), d (K, O). Cost N T K (I + O).
     """
-    out = np.zeros((A.shape[0], c.shape[0]))
-    for t in range(A.shape[1]):
-        out += (A[:, t] @ c.T) * (D[:, t] @ d.T)
+    (N, T, I), O, K = A.shape, D.shape[2], len(c)  # noqa: E741
+    out = np.zeros((N, K))
+    for rows in _chunks(N, T * K):
+        n = len(A[rows]) * T
+        a, b = A[rows].reshape(n, I) @ c.T, D[rows].reshape(n, O) @ d.T
+        a *= b
+        out[rows] = a if T == 1 else a.reshape(len(A[rows]), T, K).sum(axis=1, dtype=np.float64)
+    return out
+
+
+def inner_products_of_gradients(G: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """⟨c_k d_kᵀ, g_i⟩ = c_kᵀ g_i d_k of gradients written out, Eq. 8; (N, K).
+
+    G (N, I, O), rank-1 centres c (K, I), d (K, O). Cost N K I O.
+    """
+    out = np.zeros((len(G), len(c)))
+    for rows in _chunks(len(G), len(c) * d.shape[1]):
+        out[rows] = np.einsum("nko,ko->nk", c @ G[rows], d)
     return out
 
 
@@ -69,49 +115,110 @@ def second_moment(A: np.ndarray, D: np.ndarray, weights: np.ndarray | None = Non
     """Σ_i w_i g_i∘g_i, coordinate by coordinate; (I, O), with w_i = 1 where `weights` (N,) is None.
 
     T ≤ 2: Σ_{t,s} (A_t∘A_s)ᵀ(w D_t∘D_s), matrix products that form no gradient; beyond, the gradients of a
-    few examples at a time. A (N, T, I), D (N, T, O). Cost N T min(T, 2) I O, all of it in float64.
+    few examples at a time. A (N, T, I), D (N, T, O). Cost N T min(T, 2) I O. Products of up to 256 examples
+    keep the dtype, their sum is float64.
     """
     N, T, I = A.shape  # noqa: E741
     O = D.shape[2]  # noqa: E741
-    w = np.ones(N) if weights is None else np.asarray(weights, dtype=np.float64)
+    w = np.ones(N, A.dtype) if weights is None else np.asarray(weights, dtype=A.dtype)
     out = np.zeros((I, O))
-    step = max(1, _CHUNK // max(1, T * (I + O) if T <= 2 else T * (I + O) + I * O))
-    for first in range(0, N, step):
-        rows = slice(first, first + step)
-        out += _chunk_second_moment(
-            A[rows].astype(np.float64, copy=False), D[rows].astype(np.float64, copy=False), w[rows]
-        )
+    for rows in _chunks(N, T * (I + O) if T <= 2 else T * (I + O) + I * O, 256):
+        out += _chunk_second_moment(A[rows], D[rows], w[rows])
     return out
 
 
 def _chunk_second_moment(A: np.ndarray, D: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Σ_i w_i g_i∘g_i of a few examples in float64."""
+    """Σ_i w_i g_i∘g_i of a few examples."""
     T = A.shape[1]
     if T > 2:
         gradients = A.transpose(0, 2, 1) @ D
         return np.tensordot(w, gradients * gradients, axes=1)
-    total = np.zeros((A.shape[2], D.shape[2]))
-    for t in range(T):
-        for s in range(T):
-            total += (A[:, t] * A[:, s]).T @ (w[:, None] * D[:, t] * D[:, s])
+    total = (A[:, 0] * A[:, 0]).T @ (w[:, None] * D[:, 0] * D[:, 0])
+    for t in range(1, T):
+        total += (A[:, t] * A[:, t]).T @ (w[:, None] * D[:, t] * D[:, t])
+        for s in range(t):
+            total += (A[:, t] * A[:, s]).T @ (2 * w[:, None] * D[:, t] * D[:, s])
     return total
+
+
+@fast_jit
+def _add_moments(G: np.ndarray, total: np.ndarray, squares: np.ndarray, first: int, last: int) -> None:
+    """Columns first…last−1 of `add_moments`."""
+    sums, squared = total[first:last], squares[first:last]
+    for i in range(G.shape[0]):
+        g = G[i, first:last]
+        for j in range(g.shape[0]):
+            value = np.float64(g[j])
+            sums[j] += value
+            squared[j] += value * value
+
+
+def add_moments(G: np.ndarray, total: np.ndarray, squares: np.ndarray) -> None:
+    """Add Σ_i g_i and Σ_i g_i∘g_i of gradients written out to total and squares, in float64.
+
+    G (N, M), total and squares (M,). Cost N M.
+    """
+    threads.over(G.shape[1], lambda first, last: _add_moments(G, total, squares, first, last), G.size >= 1 << 15)
+
+
+@fast_jit
+def _fold(total, squares, n, share, cancelled, out, all_total, all_squares):  # type: ignore[no-untyped-def]
+    """A range of coordinates of `fold`."""
+    variance, second, n_cancelled = 0.0, 0.0, 0
+    for j in range(total.shape[0]):
+        mean, square = total[j] / n, squares[j] / n
+        one = max(square - mean * mean, 0.0)
+        n_cancelled += one < cancelled * square
+        out[j] += share * one
+        variance += share * one
+        second += share * square
+        all_total[j] += total[j]
+        all_squares[j] += squares[j]
+        total[j] = 0.0
+        squares[j] = 0.0
+    return variance, second, n_cancelled
+
+
+def fold(
+    total: np.ndarray, squares: np.ndarray, n: int, share: float, cancelled: float,
+    out: np.ndarray, all_total: np.ndarray, all_squares: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """End a stratum of n examples: out_j += share·max(0, E[g_j²] − E[g_j]²), its sums added to all and set to 0.
+
+    All arrays (d,), float64. Returns Σ_j of what was added, Σ_j share·E[g_j²], which its rounding is relative
+    to, and how many coordinates are left with less than `cancelled` of their E[g_j²]. Cost d.
+    """
+    parts = threads.ranges(len(out), threads.N_PARTS)
+    sums = np.zeros((len(parts), 3))
+    place = {start: part for part, (start, _) in enumerate(parts)}
+
+    def task(first: int, last: int) -> None:
+        arrays = [a[first:last] for a in (total, squares, out, all_total, all_squares)]
+        sums[place[first]] = _fold(arrays[0], arrays[1], n, share, cancelled, *arrays[2:])
+
+    threads.run(parts, task)
+    return np.asarray(sums.sum(axis=0))
 
 
 # --------------------------------------------------------------------------------------------------- U step
 
 
 @fast_jit
+def _grouped_sums(X: np.ndarray, labels: np.ndarray, sums: np.ndarray, first: int, last: int) -> None:
+    """Columns first…last−1 of `grouped_sums`."""
+    for i in range(X.shape[0]):
+        row, total = X[i, first:last], sums[labels[i], first:last]
+        for j in range(row.shape[0]):
+            total[j] += row[j]
+
+
 def grouped_sums(X: np.ndarray, labels: np.ndarray, n_clusters: int) -> np.ndarray:
-    """Σ_{i: a_i = k} X_i, the sum of the rows of each cluster; (K, M).
+    """Σ_{i: a_i = k} X_i, the sum of the rows of each cluster, in float64; (K, M).
 
     X (N, M), labels (N,) in 0…K−1. Cost N M.
     """
-    N, M = X.shape
-    sums = np.zeros((n_clusters, M))
-    for i in range(N):
-        k = labels[i]
-        for j in range(M):
-            sums[k, j] += X[i, j]
+    sums = np.zeros((n_clusters, X.shape[1]))
+    threads.over(X.shape[1], lambda first, last: _grouped_sums(X, labels, sums, first, last), X.size >= 1 << 15)
     return sums
 
 

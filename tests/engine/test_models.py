@@ -17,7 +17,7 @@ def test_linear():
 
 def test_mlp_has_relu_between_its_layers_only():
     net = gcref.mlp((5, 4, 3), seed=1)
-    assert [type(layer).__name__ for layer in net.layers] == ["Linear", "ReLU", "Linear"]
+    assert [type(layer).__name__ for layer in net.layers] == ["Flatten", "Linear", "ReLU", "Linear"]
     x = np.random.default_rng(0).standard_normal((6, 5))
     first, second = net.weights
     hidden = np.maximum(x @ first[:-1] + first[-1], 0)

@@ -178,9 +178,9 @@ def test_weights_are_views_of_theta():
     net = gcref.mlp(SIZES)
     assert net.n_parameters == N_PARAMETERS == net.theta.size
     assert [(b.name, b.shape) for b in net.blocks] == [
-        ("0.weight", (8, 6)),
-        ("2.weight", (7, 5)),
-        ("4.weight", (6, 4)),
+        ("1.weight", (8, 6)),
+        ("3.weight", (7, 5)),
+        ("5.weight", (6, 4)),
     ]
     for block, weight in zip(net.blocks, net.weights, strict=True):
         assert np.shares_memory(weight, net.theta)

@@ -1,0 +1,140 @@
+"""Batch norm: the one layer in which the examples of a batch can share something."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gcref.engine.convolution import at_least
+from gcref.engine.layers import Layer
+from gcref.engine.trace import Array, Trace
+from gcref.kernels import elementwise
+
+
+class BatchNorm2d(Layer):
+    """Batch norm by channel, out = γ x̂ + β.
+
+    Parameters
+    ----------
+    n_channels : int
+    epsilon : float
+        Added to the variance.
+    momentum : float
+        The share of a batch's statistics in the new running ones.
+
+    Notes
+    -----
+    In training mode x̂ = (x − batch mean)/√(batch variance + ε), and the running statistics take in the batch's (the
+    variance with divisor n − 1). Otherwise x̂ = (x − running mean)/√(running variance + ε), which makes an example's
+    gradient its own: in training mode examples share their statistics, and there is none.
+
+    The blocks γ and β, (1, C) each, have traces with I = T = 1, A = 1, and D = Σ_t D_t ∘ x̂_t and Σ_t D_t. They start at
+    1 and 0, the running mean and variance at 0 and 1.
+    """
+
+    batch_statistics = True
+
+    def __init__(self, n_channels: int, epsilon: float = 1e-5, momentum: float = 0.1) -> None:
+        self.n_channels = at_least(n_channels, "n_channels", 1)
+        self.epsilon, self.momentum = epsilon, momentum
+        self.shapes = ((1, n_channels), (1, n_channels))
+        self.running_shapes = (n_channels, n_channels)
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """γ and β."""
+        return ("scale", "shift")
+
+    def initialise(self, rng: np.random.Generator) -> list[Array]:
+        """Return ones and zeros."""
+        return [np.ones(self.shapes[0]), np.zeros(self.shapes[1])]
+
+    def initialise_running(self) -> list[Array]:
+        """Return zeros and ones."""
+        return [np.zeros(self.n_channels), np.ones(self.n_channels)]
+
+    def forward(self, x: Array, weights: Sequence[Array]) -> tuple[Array, Any]:
+        """Return γ x̂ + β with the running statistics.
+
+        Raises
+        ------
+        ValueError
+            If x is not of shape (B, H, W, C).
+        """
+        return self._forward(x, weights, training=False)
+
+    def forward_training(self, x: Array, weights: Sequence[Array]) -> tuple[Array, Any]:
+        """Return γ x̂ + β with the batch's statistics, and take them into the running ones.
+
+        Raises
+        ------
+        ValueError
+            If x is not of shape (B, H, W, C), or has fewer than two numbers a channel.
+        """
+        return self._forward(x, weights, training=True)
+
+    def _forward(self, x: Array, weights: Sequence[Array], training: bool) -> tuple[Array, Any]:
+        if x.ndim != 4 or x.shape[3] != self.n_channels:
+            raise ValueError(f"x has shape {x.shape}; {self!r} expects (B, H, W, {self.n_channels})")
+        scale, shift, running_mean, running_variance = weights
+        x = np.ascontiguousarray(x)
+        if training:
+            mean, variance = self._batch_statistics(x, running_mean, running_variance)
+        else:
+            mean, variance = running_mean.astype(np.float64), running_variance.astype(np.float64)
+        inverse = 1.0 / np.sqrt(variance + self.epsilon)
+        factor = scale[0] * inverse
+        out = elementwise.affine(x, factor.astype(x.dtype), (shift[0] - factor * mean).astype(x.dtype))
+        return out, (x, mean, inverse, training)
+
+    def backward(
+        self, dout: Array, cache: Any, weights: Sequence[Array], grads: Sequence[Array] | None, need_dx: bool
+    ) -> Array | None:
+        """Write ∂loss/∂γ = Σ dout x̂ and ∂loss/∂β = Σ dout; return ∂loss/∂x, through the batch statistics if used."""
+        x, mean, inverse, training = cache
+        dout = np.ascontiguousarray(dout)
+        factor = weights[0][0] * inverse
+        if grads is not None or training:
+            total, against = elementwise.channel_sums(x, dout, mean)
+            against = against * inverse  # Σ dout x̂
+        if grads is not None:
+            grads[0][0], grads[1][0] = against, total
+        if not need_dx:
+            return None
+        slope, offset = np.zeros(self.n_channels), np.zeros(self.n_channels)
+        if training:
+            n = x.size // self.n_channels
+            slope = -factor * inverse * against / n
+            offset = -factor * total / n - slope * mean
+        return elementwise.two_term_affine(dout, x, *(v.astype(x.dtype) for v in (factor, slope, offset)))
+
+    def traces(self, dout: Array, cache: Any) -> list[Trace]:
+        """Return the traces of γ and β.
+
+        Raises
+        ------
+        ValueError
+            In training mode, where an example has no gradient of its own.
+        """
+        x, mean, inverse, training = cache
+        if training:
+            raise ValueError("batch norm in training mode ties the examples of a batch: none has a gradient of its own")
+        x_hat = elementwise.affine(x, inverse.astype(x.dtype), (-inverse * mean).astype(x.dtype))
+        ones = np.ones((len(x), 1, 1), x.dtype)
+        scale = np.einsum("bhwc,bhwc->bc", dout, x_hat)
+        return [Trace(ones, scale), Trace(ones, dout.sum(axis=(1, 2)))]
+
+    def _batch_statistics(self, x: Array, running_mean: Array, running_variance: Array) -> tuple[Array, Array]:
+        """Return the batch's mean and variance (C,), and move the running ones towards them, in place."""
+        n = x.size // self.n_channels
+        if n < 2:
+            raise ValueError(f"x has shape {x.shape}; batch statistics need at least two numbers a channel")
+        zero = np.zeros(self.n_channels)
+        mean = elementwise.channel_sums(x, x, zero)[0] / n
+        variance = elementwise.channel_sums(x, x, mean)[1] / n  # Σ x (x − mean) is Σ (x − mean)²
+        running_mean += self.momentum * (mean - running_mean)
+        running_variance += self.momentum * (variance * n / (n - 1) - running_variance)
+        return mean, variance
+
+    def __repr__(self) -> str:
+        return f"BatchNorm2d({self.n_channels})"

@@ -1,0 +1,178 @@
+"""Elementwise work and channel statistics of layers, one pass over the memory, shared out to threads.
+
+Every function trusts its input: C-contiguous arrays of one dtype, channels last. Loops run over slices from 0 on, since
+an index that might be negative keeps a loop from being vectorised. Statistics are float64 sums over
+ranges fixed by the shape, added up in order, so no number depends on the number of threads.
+"""
+
+import numpy as np
+
+from gcref.kernels import threads
+from gcref.kernels.jit import fast_jit, jit
+
+_WORTHWHILE = 1 << 15  # numbers; below it a thread's start costs more than it saves
+
+
+def _over(x: np.ndarray, task: threads.Task) -> None:
+    threads.over(x.size, task, x.size >= _WORTHWHILE)
+
+
+@jit
+def _relu(x, zero):  # type: ignore[no-untyped-def]
+    for j in range(x.shape[0]):
+        x[j] = zero if x[j] < zero else x[j]
+
+
+def relu(x: np.ndarray) -> None:
+    """Set x to max(x, 0), NaN kept. Cost the size of x."""
+    flat = x.reshape(-1)
+    _over(x, lambda first, last: _relu(flat[first:last], x.dtype.type(0)))
+
+
+@jit
+def _mask(dout, out, zero):  # type: ignore[no-untyped-def]
+    for j in range(dout.shape[0]):
+        dout[j] = dout[j] if out[j] > zero else zero
+
+
+def mask(dout: np.ndarray, out: np.ndarray) -> None:
+    """Set dout to 0 where out is not positive: the derivative of `relu`, 0 at 0. Cost the size of dout."""
+    flat, flat_out = dout.reshape(-1), out.reshape(-1)
+    _over(dout, lambda first, last: _mask(flat[first:last], flat_out[first:last], dout.dtype.type(0)))
+
+
+@jit
+def _add(x, y):  # type: ignore[no-untyped-def]
+    for j in range(x.shape[0]):
+        x[j] += y[j]
+
+
+def add(x: np.ndarray, y: np.ndarray) -> None:
+    """Add y to x. Cost the size of x."""
+    flat, other = x.reshape(-1), y.reshape(-1)
+    _over(x, lambda first, last: _add(flat[first:last], other[first:last]))
+
+
+@jit
+def _affine(x, scale, shift, out, first, last):  # type: ignore[no-untyped-def]
+    C = scale.shape[0]
+    for r in range(first, last):
+        row, result = x[r * C : (r + 1) * C], out[r * C : (r + 1) * C]
+        for c in range(C):
+            result[c] = row[c] * scale[c] + shift[c]
+
+
+def affine(x: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """x·scale + shift by channel; x (…, C), scale and shift (C,). Cost the size of x."""
+    out = np.empty_like(x)
+    flat, flat_out = x.reshape(-1), out.reshape(-1)
+    rows = x.size // max(1, len(scale))
+    threads.over(rows, lambda first, last: _affine(flat, scale, shift, flat_out, first, last), x.size >= _WORTHWHILE)
+    return out
+
+
+@fast_jit
+def _sums(x, y, center, out, first, last):  # type: ignore[no-untyped-def]
+    """out[0, c] += Σ_r y_rc and out[1, c] += Σ_r y_rc (x_rc − center_c), in float64."""
+    C = center.shape[0]
+    total, product = out[0], out[1]
+    for r in range(first, last):
+        row, value = x[r * C : (r + 1) * C], y[r * C : (r + 1) * C]
+        for c in range(C):
+            total[c] += np.float64(value[c])
+            product[c] += np.float64(value[c]) * (np.float64(row[c]) - center[c])
+
+
+def channel_sums(x: np.ndarray, y: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """Σ y and Σ y∘(x − center) by channel, (2, C) in float64; x, y (…, C), center (C,). Cost the size of x."""
+    C = len(center)
+    rows = x.size // max(1, C)
+    parts = threads.ranges(rows, threads.N_PARTS)
+    sums = np.zeros((len(parts), 2, C))
+    place = {start: part for part, (start, _) in enumerate(parts)}
+    flat, other = x.reshape(-1), y.reshape(-1)
+    threads.run(parts, lambda first, last: _sums(flat, other, center, sums[place[first]], first, last))
+    return np.asarray(sums.sum(axis=0))
+
+
+@jit
+def _two_term_affine(dout, x, factor, slope, offset, out, first, last):  # type: ignore[no-untyped-def]
+    C = factor.shape[0]
+    for r in range(first, last):
+        rows = slice(r * C, (r + 1) * C)
+        row, own, result = dout[rows], x[rows], out[rows]
+        for c in range(C):
+            result[c] = row[c] * factor[c] + own[c] * slope[c] + offset[c]
+
+
+def two_term_affine(
+    dout: np.ndarray, x: np.ndarray, factor: np.ndarray, slope: np.ndarray, offset: np.ndarray
+) -> np.ndarray:
+    """dout·factor + x·slope + offset by channel; arrays (…, C), the rest (C,). Cost the size of x."""
+    out = np.empty_like(dout)
+    flat, other, flat_out = dout.reshape(-1), x.reshape(-1), out.reshape(-1)
+    rows = dout.size // max(1, len(factor))
+    threads.over(
+        rows,
+        lambda first, last: _two_term_affine(flat, other, factor, slope, offset, flat_out, first, last),
+        dout.size >= _WORTHWHILE,
+    )
+    return out
+
+
+# ----------------------------------------------------------------------------------------------------------- pooling
+
+
+@jit
+def _max_pool(x, win, out, where, first, last):  # type: ignore[no-untyped-def]
+    H, W, C = win.height, win.width, win.channels
+    for i in range(first, last):
+        for y in range(win.out_h):
+            for z in range(win.out_w):
+                for c in range(C):
+                    best, place = x.dtype.type(-np.inf), -1
+                    for k_h in range(win.kernel_h):
+                        row = y * win.stride_h + k_h - win.top
+                        for k_w in range(win.kernel_w):
+                            column = z * win.stride_w + k_w - win.left
+                            if 0 <= row < H and 0 <= column < W:
+                                here = ((i * H + row) * W + column) * C + c
+                                if place < 0 or x[here] > best or x[here] != x[here]:
+                                    best, place = x[here], here
+                    there = ((i * win.out_h + y) * win.out_w + z) * C + c
+                    out[there], where[there] = best, place
+
+
+def max_pool(x: np.ndarray, win) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+    """Largest number under each window, the first one on ties, and its flat index in x; both (B, H', W', C).
+
+    x (B, H, W, C); what the padding adds is never the largest. Cost B T h w C.
+    """
+    shape = (len(x), win.out_h, win.out_w, win.channels)
+    out, where = np.empty(shape, x.dtype), np.empty(shape, np.int64)
+    flat, flat_out, flat_where = x.reshape(-1), out.reshape(-1), where.reshape(-1)
+    threads.over(
+        len(x),
+        lambda first, last: _max_pool(flat, win, flat_out, flat_where, first, last),
+        x.size >= _WORTHWHILE,
+    )
+    return out, where
+
+
+@jit
+def _max_pool_gradient(dout, where, dx, first, last):  # type: ignore[no-untyped-def]
+    for j in range(first, last):
+        dx[where[j]] += dout[j]
+
+
+def max_pool_gradient(dout: np.ndarray, where: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Each dout added to where its window's largest number was; `shape` (B, H, W, C). Cost the size of both."""
+    dx = np.zeros(shape, dout.dtype)
+    flat, flat_where, flat_dx = dout.reshape(-1), where.reshape(-1), dx.reshape(-1)
+    size = dout.size // max(1, len(dout))
+    threads.over(
+        len(dout),
+        lambda first, last: _max_pool_gradient(flat, flat_where, flat_dx, first * size, last * size),
+        dout.size >= _WORTHWHILE,
+    )
+    return dx

@@ -1,0 +1,62 @@
+"""Threads for kernels that release the GIL: who does which examples never changes a number.
+
+A task is given a range of examples. Either every example's result is its own, or the ranges are fixed by the number
+of examples alone and their results are added up in order.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+Task = Callable[[int, int], object]
+
+N_PARTS = 8  # ranges of a sum over examples
+
+
+@cache
+def n_threads() -> int:
+    """Return the number of threads: NUMBA_NUM_THREADS where it is set, else the cores this process may use."""
+    asked = os.environ.get("NUMBA_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Return the threads beside the calling one, started when first needed."""
+    return ThreadPoolExecutor(n_threads() - 1, thread_name_prefix="gcref")
+
+
+def ranges(n: int, n_parts: int) -> list[tuple[int, int]]:
+    """Cut 0…n−1 into at most `n_parts` ranges (start, stop) of nearly equal length."""
+    n_parts = max(1, min(n_parts, n))
+    return [(n * part // n_parts, n * (part + 1) // n_parts) for part in range(n_parts)]
+
+
+def over(n: int, task: Task, worthwhile: bool = True) -> None:
+    """Run ``task(start, stop)`` over 0…n−1 on all threads, in one range each; not `worthwhile`: in this thread."""
+    run(ranges(n, n_threads() if worthwhile else 1), task)
+
+
+def run(parts: list[tuple[int, int]], task: Task) -> None:
+    """Run ``task(start, stop)`` for each range, the ranges dealt out to the threads in turn."""
+    hands = min(n_threads(), len(parts))
+    if hands == 1:
+        for start, stop in parts:
+            task(start, stop)
+        return
+
+    def share(hand: int) -> None:
+        for start, stop in parts[hand::hands]:
+            task(start, stop)
+
+    futures = [_pool().submit(share, hand) for hand in range(1, hands)]
+    try:
+        share(0)
+    finally:
+        for future in futures:
+            future.exception()  # wait, so that nothing is written once this returns
+    for future in futures:
+        future.result()
