@@ -152,6 +152,8 @@ class SVRG(MiniBatch):
         θ̃, a copy of the parameters when `prepare` was called.
     gradient_ : ndarray, shape (d,)
         The full gradient at θ̃.
+    running_ : ndarray
+        Batch norm's running statistics at that moment, which g_i(θ̃) is computed with.
 
     Raises
     ------
@@ -162,13 +164,17 @@ class SVRG(MiniBatch):
     plain = False
     theta_: Array
     gradient_: Array
+    running_: Array
 
     def prepare(self, net: Network, ds: Data) -> "SVRG":
         """Copy θ and the full gradient there, by one pass over the data. Returns self."""
         self._check(ds)
-        self._reference = net.copy()
-        self.theta_ = self._reference.theta
-        self.gradient_ = full_gradient(net, ds)
+        return self.resume(net.copy(), full_gradient(net, ds))
+
+    def resume(self, reference: Network, gradient: Array) -> "SVRG":
+        """Take up a snapshot made before: the network as it was, and the full gradient there. Returns self."""
+        self._reference = reference
+        self.theta_, self.gradient_, self.running_ = reference.theta, gradient, reference.running
         return self
 
     def sample(self, net: Network, ds: Data, rng: np.random.Generator) -> Array:

@@ -86,7 +86,9 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def write_shard(folder: Path, name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def write_shard(
+    folder: Path, name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray], compress: bool = True
+) -> None:
     """Write one trajectory as ``folder/name.h5``, whole or not at all.
 
     Parameters
@@ -99,12 +101,16 @@ def write_shard(folder: Path, name: str, attrs: dict[str, Any], arrays: dict[str
         Attributes of its group: numbers and strings.
     arrays : dict
         Data sets by their path inside the group, such as ``variance/gc``.
+    compress : bool
+        Whether to spend time on making the file smaller.
     """
     image = io.BytesIO()  # on a full disk HDF5 would bring the process down, where a plain write says so
     with h5py.File(image, "w") as file:
         group = file.create_group(name)
         for path, array in arrays.items():
-            packing = {"shuffle": True, "compression": "gzip", "compression_opts": 1} if array.size > 64 else {}
+            packing = (
+                {"shuffle": True, "compression": "gzip", "compression_opts": 1} if compress and array.size > 64 else {}
+            )
             group.create_dataset(path, data=array, **packing)
         group.attrs.update(attrs)
         group.attrs["digest"] = digest(group)
@@ -115,6 +121,19 @@ def write_shard(folder: Path, name: str, attrs: dict[str, Any], arrays: dict[str
 def present(folder: Path) -> set[str]:
     """Return the names of the shards in `folder`, unread."""
     return {entry.name[:-3] for entry in os.scandir(folder) if entry.name.endswith(".h5")}
+
+
+def read_shard(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read back what `write_shard` wrote, attributes and arrays; the shard must be there, whole (see `finished`)."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def take(path: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[path] = np.asarray(item[()])
+
+    with h5py.File(folder / f"{name}.h5", "r") as file:
+        file[name].visititems(take)
+        return dict(file[name].attrs), arrays
 
 
 def finished(folder: Path, names: Sequence[str]) -> list[str]:
@@ -141,6 +160,7 @@ def merge(
     names: Sequence[str],
     attrs: dict[str, Any],
     rows: Callable[[h5py.Group], list[tuple]],
+    keep_shards: bool = False,
 ) -> None:
     """Gather the shards `names`, in this order, into the results file `path`, and delete the shards.
 
@@ -152,6 +172,8 @@ def merge(
         Root attributes: command, config, complete, gcref_version.
     rows : callable
         The summary rows of a trajectory's group.
+    keep_shards : bool
+        Whether to keep all shards, so that a run can go on from them.
 
     Raises
     ------
@@ -174,7 +196,8 @@ def merge(
         full = shutil.disk_usage(path.parent).free < 2**20
         reason = "no space left on the disk" if full else str(error).splitlines()[0]
         raise OSError(f"{path} cannot be written: {reason}") from None
-    _discard(parts)
+    if not keep_shards:
+        _discard(parts)
 
 
 def _discard(parts: Path) -> None:
@@ -252,6 +275,14 @@ def _state(path: Path, config: str, overwrite: bool) -> str:
     if not same:
         raise StoreError(f"{path} holds another configuration{_difference(attrs.get('config'), config)}; {advice}")
     return "finished"
+
+
+def is_finished(path: Path, config: str) -> bool:
+    """Say whether `path` is the finished file of `config`; whatever else there is, is the business of `claim`."""
+    try:
+        return path.is_file() and _state(path, config, overwrite=True) == "finished"
+    except StoreError:
+        return False
 
 
 def may_hold_a_part(path: Path, config: str) -> bool:

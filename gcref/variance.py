@@ -101,7 +101,12 @@ def variance(
     check_integer("n_estimates", n_estimates, 2)
     if method == "closed-form":
         return variances({"": estimator}, net, ds)[""]
-    return _monte_carlo(estimator, net, ds, int(n_estimates), np.random.default_rng(rng))
+    return monte_carlo(estimator, net, ds, int(n_estimates), np.random.default_rng(rng), noise_scale(net, ds))
+
+
+def noise_scale(net: Network, ds: Data) -> float:
+    """Compute tr Σ / ‖ḡ‖², Σ the covariance of one example's gradient, by one pass over the data."""
+    return variances({"": MiniBatch(1, replacement=True)}, net, ds)[""].noise_scale
 
 
 def variances(estimators: Mapping[str, Estimator], net: Network, ds: Data) -> dict[str, Variance]:
@@ -147,10 +152,8 @@ def variances(estimators: Mapping[str, Estimator], net: Network, ds: Data) -> di
         elif name not in plain:
             coordinates[name] = _share(strata[name][0], len(ds.y)) * one
     gradient = shared.everything.total / len(ds.y)
-    noise_scale = _noise_scale(float(one.sum()), gradient)
-    return {
-        name: Variance(float(V.mean()), _normalized(V, gradient), noise_scale, 0.0) for name, V in coordinates.items()
-    }
+    noise = _noise_scale(float(one.sum()), gradient)
+    return {name: Variance(float(V.mean()), _normalized(V, gradient), noise, 0.0) for name, V in coordinates.items()}
 
 
 # ------------------------------------------------------------------------------------------------ closed form
@@ -310,8 +313,13 @@ def _noise_scale(trace: float, gradient: Vector) -> float:
 # ------------------------------------------------------------------------------------------------ Monte Carlo
 
 
-def _monte_carlo(estimator: Estimator, net: Network, ds: Data, n_estimates: int, rng: np.random.Generator) -> Variance:
-    """Follow the paper's protocol: T draws for the mean, T more for the spread around it and the squares."""
+def monte_carlo(
+    estimator: Estimator, net: Network, ds: Data, n_estimates: int, rng: np.random.Generator, noise: float
+) -> Variance:
+    """Follow the paper's protocol: T draws for the mean, T more for the spread around it and the squares.
+
+    `noise` is the `noise_scale`, which takes a pass over the data and is the same for every estimator.
+    """
     d = net.n_parameters
     mean = np.zeros(d)
     for _ in range(n_estimates):
@@ -326,7 +334,6 @@ def _monte_carlo(estimator: Estimator, net: Network, ds: Data, n_estimates: int,
         second += draw**2
         distances[t] = deviation.sum() / d
     ratio = np.divide(spread, second, out=np.zeros(d), where=second != 0)
-    noise = variances({"": MiniBatch(1, replacement=True)}, net, ds)[""].noise_scale
     return Variance(
         float(distances.sum() / (n_estimates + 1)),
         float(ratio.mean()),

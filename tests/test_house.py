@@ -1,6 +1,7 @@
 """The house stays as it is drawn in CONTRIBUTING: who may import whom, and what is kept out."""
 
 import ast
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ HEIGHT = {
     "gcref/studies": 5,
     "validation": 6,
     "cli": 7,
+}
+# Machine code is made in one place, and written by hand in another.
+COMPILERS = {
+    "numba": {"gcref/kernels/jit.py", "gcref/kernels/tile.py"},
+    "llvmlite": {"gcref/kernels/tile.py"},
 }
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
@@ -64,8 +70,9 @@ def test_a_room_imports_only_rooms_to_its_left(path: Path) -> None:
         there = room(module)
         if here is not None and there is not None:
             assert HEIGHT[there] <= HEIGHT[here], f"{path} imports {module}, a room above its own"
-        if module.split(".")[0] == "numba":
-            assert path.name == "jit.py", f"{path} imports numba; only gcref/kernels/jit.py may"
+        allowed = COMPILERS.get(module.split(".")[0])
+        if allowed is not None:
+            assert path.relative_to(ROOT).as_posix() in allowed, f"{path} imports {module}; only {allowed} may"
         if module.split(".")[0] in {"torch", "sklearn"}:
             assert here == "validation", f"{path} imports {module}; the package itself may not"
 
@@ -81,3 +88,9 @@ def test_a_file_can_be_read_in_one_sitting(path: Path) -> None:
 def test_oracles_owe_nothing_to_the_package() -> None:
     for path in (ROOT / "validation").glob("naive*.py"):
         assert {module.split(".")[0] for module in imports(path)} <= {"math", "numpy"}, path
+
+
+def test_kernels_made_of_tiles_are_compiled_again_when_the_tile_changes() -> None:
+    digest = hashlib.sha256((ROOT / "gcref/kernels/tile.py").read_bytes()).hexdigest()[:12]
+    text = (ROOT / "gcref/kernels/convolution.py").read_text(encoding="utf-8")
+    assert f"tile.py {digest}" in text, f"write 'tile.py {digest}' into convolution.py"

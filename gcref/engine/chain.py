@@ -169,6 +169,8 @@ class Residual(Layer):
         (out, body), (other, shortcut) = of_body, of_shortcut
         if out.shape != other.shape:
             raise ValueError(f"body gives shape {out.shape} but shortcut {other.shape}; {self!r} cannot add them")
+        if self.body.layers[-1].overwrites_input:  # its output is its cache
+            out = out.copy()
         add(out, np.ascontiguousarray(other))
         return out, (body, shortcut)
 

@@ -7,6 +7,7 @@ from math import isfinite
 import numpy as np
 
 from gcref.engine.trace import Array
+from gcref.kernels.elementwise import sgd_step
 
 
 class SGD:
@@ -60,14 +61,7 @@ class SGD:
             self.velocity = np.zeros_like(theta)
         if self.velocity.shape != theta.shape:
             raise ValueError(f"theta has shape {theta.shape} but earlier steps had {self.velocity.shape}")
-        if self.momentum:
-            self.velocity *= self.momentum
-        else:
-            self.velocity.fill(0.0)  # 0·∞ would keep one overflow for ever
-        self.velocity += gradient
-        if self.weight_decay:
-            self.velocity += self.weight_decay * theta
-        theta -= self.learning_rate * self.velocity
+        sgd_step(theta, self.velocity, gradient, self.learning_rate, self.momentum, self.weight_decay)
 
     def __repr__(self) -> str:
         return f"SGD({self.learning_rate}, momentum={self.momentum}, weight_decay={self.weight_decay})"

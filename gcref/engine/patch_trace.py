@@ -142,4 +142,4 @@ class PatchTrace(Trace):
 
 def _rows(dout: Array) -> Array:
     """(B, H', W', O) → (B, T, O)."""
-    return dout.reshape(len(dout), -1, dout.shape[3])
+    return dout.reshape(len(dout), dout.shape[1] * dout.shape[2], dout.shape[3])

@@ -1,5 +1,6 @@
 """Layers on images without parameters: pooling, thinning, flattening."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ class Flatten(Layer):
 
     def forward(self, x: Array, weights: Sequence[Array]) -> tuple[Array, tuple[int, ...]]:
         """Return x with one axis after the first; its shape is the cache."""
-        return x.reshape(len(x), -1) if x.ndim > 2 else x, x.shape
+        return x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 2 else x, x.shape
 
     def backward(
         self, dout: Array, cache: Any, weights: Sequence[Array], grads: Sequence[Array] | None, need_dx: bool
@@ -128,7 +129,7 @@ class GlobalAvgPool(Layer):
     ) -> Array | None:
         """Spread each dout evenly over the positions."""
         share = dout / (cache[1] * cache[2])
-        return np.ascontiguousarray(np.broadcast_to(share[:, None, None], cache)) if need_dx else None
+        return np.broadcast_to(share[:, None, None], cache).copy() if need_dx else None
 
 
 class Subsample(Layer):

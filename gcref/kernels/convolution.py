@@ -5,6 +5,9 @@ out_t = A_t θ with A_t the patch of position t. In a padded input, a patch's h 
 run of the next position begins stride·C further: a matrix product whose rows overlap (`gcref.kernels.tile`). Each
 example is padded into a scratch of its own, which stays in the cache.
 
+The disk cache of compiled kernels knows a kernel by its own file, so this line changes with the tile product's:
+tile.py b9dc85678822
+
 All arrays are C-contiguous and of one dtype; every function trusts its input. Examples are shared out to threads; no
 number depends on how.
 """
@@ -228,7 +231,7 @@ def conv_input_gradient(dout: np.ndarray, w: np.ndarray, win: Window) -> np.ndar
 
     def task(first: int, last: int) -> None:
         for part, packed, origin, (y, x) in phases:
-            steps = (y * win.width + x) * C, win.stride_h * win.width * C, win.stride_w * C, dx[0].size
+            steps = (y * win.width + x) * C, win.stride_h * win.width * C, win.stride_w * C, win.height * win.width * C
             _correlate(flat_dout, packed, nothing, flat_dx, part, C, origin, *steps, first, last)
 
     threads.over(B, task)
@@ -302,6 +305,8 @@ def conv_gradients(x: np.ndarray, dout: np.ndarray, win: Window, out: np.ndarray
 
     x (B, H, W, C), dout (B, H', W', O); `out` may hold further rows behind the I of a patch (the bias's). Cost B T I O.
     """
+    if not out.flags.c_contiguous:  # reshape would copy, and the result be lost
+        raise ValueError("out is not contiguous")
     flat_x, flat_dout, flat_out = x.reshape(-1), dout.reshape(-1), out.reshape(-1)
     threads.over(
         len(x),

@@ -54,6 +54,33 @@ def add(x: np.ndarray, y: np.ndarray) -> None:
 
 
 @jit
+def _sgd_step(theta, velocity, gradient, learning_rate, momentum, weight_decay):  # type: ignore[no-untyped-def]
+    for j in range(theta.shape[0]):
+        # 0·∞ would keep one overflow for ever
+        kept = momentum * velocity[j] if momentum else momentum
+        decay = weight_decay * theta[j] if weight_decay else weight_decay
+        velocity[j] = kept + gradient[j] + decay
+        theta[j] -= learning_rate * velocity[j]
+
+
+def sgd_step(
+    theta: np.ndarray,
+    velocity: np.ndarray,
+    gradient: np.ndarray,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    """Set v to μv + (g + λθ), then θ ← θ − ηv, in place; all (d,). Cost d, in one pass over the memory."""
+    rates = [theta.dtype.type(rate) for rate in (learning_rate, momentum, weight_decay)]
+
+    def task(first: int, last: int) -> None:
+        _sgd_step(theta[first:last], velocity[first:last], gradient[first:last], *rates)
+
+    _over(theta, task)
+
+
+@jit
 def _affine(x, scale, shift, out, first, last):  # type: ignore[no-untyped-def]
     C = scale.shape[0]
     for r in range(first, last):

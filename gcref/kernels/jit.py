@@ -1,4 +1,4 @@
-"""The house decorator: the one place that imports numba.
+"""The house decorator: with `gcref.kernels.tile`, the one place that imports numba.
 
 Every compiled kernel is nopython, releases the GIL and is cached on disk; ``GCREF_NUMBA_CACHE=0`` turns the disk
 cache off, as does an installation in which no folder for it can be written. No kernel is compiled at import (no

@@ -18,7 +18,7 @@ N_PARTS = 8  # ranges of a sum over examples
 def n_threads() -> int:
     """Return the number of threads: NUMBA_NUM_THREADS where it is set, else the cores this process may use."""
     asked = os.environ.get("NUMBA_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
+    if asked.isdecimal() and int(asked) > 0:
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -27,6 +27,10 @@ def n_threads() -> int:
 def _pool() -> ThreadPoolExecutor:
     """Return the threads beside the calling one, started when first needed."""
     return ThreadPoolExecutor(n_threads() - 1, thread_name_prefix="gcref")
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has no threads but its own
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def ranges(n: int, n_parts: int) -> list[tuple[int, int]]:
@@ -41,9 +45,12 @@ def over(n: int, task: Task, worthwhile: bool = True) -> None:
 
 
 def run(parts: list[tuple[int, int]], task: Task) -> None:
-    """Run ``task(start, stop)`` for each range, the ranges dealt out to the threads in turn."""
+    """Run ``task(start, stop)`` for each range, the ranges dealt out to the threads in turn.
+
+    A task must not run tasks itself: it would wait for threads that wait for it.
+    """
     hands = min(n_threads(), len(parts))
-    if hands == 1:
+    if hands <= 1:
         for start, stop in parts:
             task(start, stop)
         return

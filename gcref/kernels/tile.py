@@ -7,16 +7,17 @@ patches of a convolution do: no patch matrix is ever needed.
 
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.codegen import get_host_cpu_features
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 _INDEX = types.intp
 BYTES = 64  # of a row of the tile: one AVX-512 register, two of AVX2, four of NEON
 
 # Eight rows fill half of AVX-512's registers, four those of older machines; an element's sum is the same either way.
-HEIGHTS = (8, 4, 1) if llvmlite.binding.get_host_cpu_features().get("avx512f") else (4, 4, 1)
+HEIGHTS = (8, 4, 1) if "+avx512f" in get_host_cpu_features() else (4, 4, 1)
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
@@ -99,6 +100,8 @@ def _tile(n_rows: int) -> Any:
     def tile(  # type: ignore[no-untyped-def]
         typingctx, a, a0, am, ar1, ar2, b, b0, br1, br2, n1, n2, c, c0, cm, fresh
     ):
+        if not all(isinstance(z, types.Array) and z.dtype == a.dtype and z.layout == "C" for z in (a, b, c)):
+            raise TypingError(f"a tile takes contiguous arrays of one dtype, not {a}, {b} and {c}")
         signature = types.void(a, *[_INDEX] * 4, b, *[_INDEX] * 5, c, *[_INDEX] * 3)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -40,12 +40,12 @@ class Spec:
     def id(self) -> str:
         """The trajectory's name in the file: its place in the grid, whatever else the grid holds."""
         return (
-            f"lr{_short(self.learning_rate)}-ratio{_short(self.overparametrization)}-in{self.input_dim}"
-            f"-teacher{self.teacher_hidden}-dup{_short(self.duplicate_fraction)}-seed{self.seed}"
+            f"lr{short(self.learning_rate)}-ratio{short(self.overparametrization)}-in{self.input_dim}"
+            f"-teacher{self.teacher_hidden}-dup{short(self.duplicate_fraction)}-seed{self.seed}"
         )
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Write a number as %g does where that is exact, so that no two numbers look alike."""
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
@@ -151,13 +151,13 @@ def _coerce(sweep: Sweep) -> None:
         values = getattr(sweep, name)
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise TypeError(f"{name}={values!r} must be a sequence, such as ({values!r},)")
-        object.__setattr__(sweep, name, tuple(_typed(name, value, kind) for value in values))
+        object.__setattr__(sweep, name, tuple(typed(name, value, kind) for value in values))
     for name in COUNTS:
-        object.__setattr__(sweep, name, _typed(name, getattr(sweep, name), int))
-    object.__setattr__(sweep, "weight_decay", _typed("weight_decay", sweep.weight_decay, float))
+        object.__setattr__(sweep, name, typed(name, getattr(sweep, name), int))
+    object.__setattr__(sweep, "weight_decay", typed("weight_decay", sweep.weight_decay, float))
 
 
-def _typed(name: str, value: Any, kind: type) -> Any:
+def typed(name: str, value: Any, kind: type) -> Any:
     """Return a value of an argument as `kind`; another sort of value is a TypeError."""
     sort, expected = {float: (Real, "a number"), int: (Integral, "an integer"), str: (str, "a name")}[kind]
     if isinstance(value, bool) or not isinstance(value, sort):

@@ -20,8 +20,12 @@ N_DUPLICATED = 5  # "there are 5 data points that are repeated equally" (caption
 
 def stream(seed: int, purpose: str, *keys: int) -> np.random.Generator:
     """Return the random stream of one purpose, independent of every other purpose, key and seed."""
-    spawn_key = (zlib.crc32(purpose.encode()), *keys)
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=spawn_key))
+    return np.random.default_rng(stream_seed(seed, purpose, *keys))
+
+
+def stream_seed(seed: int, purpose: str, *keys: int) -> np.random.SeedSequence:
+    """Return the seed of `stream`."""
+    return np.random.SeedSequence(seed, spawn_key=(zlib.crc32(purpose.encode()), *keys))
 
 
 def floor_of(value: float, n: int | Fraction) -> int:

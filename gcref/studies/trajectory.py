@@ -1,0 +1,203 @@
+"""One model on its way: SGD, and at each measuring point every estimator's variance (section 4.1 of the paper)."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcref.clustering.low_rank import GradientClustering
+from gcref.data import Augmentation
+from gcref.engine.network import Network
+from gcref.engine.optimizer import SGD, StepSchedule
+from gcref.estimators import SVRG, Data, Estimator, MiniBatch, Stratified, chunk_size, chunks
+from gcref.studies.image_data import ImageData
+from gcref.studies.image_run import ImageRun
+from gcref.studies.teacher import stream
+from gcref.variance import Variance, monte_carlo, noise_scale, variances
+
+Arrays = dict[str, NDArray]
+
+KEPT_BYTES = 3 << 29  # of traces that a clustering holds at once; beyond it, it computes them anew at each pass
+
+
+class Trajectory:
+    """A network in training, with all that its measurements depend on.
+
+    Parameters
+    ----------
+    run : ImageRun
+    net : Network
+        At its initial parameters.
+    data : ImageData
+
+    Attributes
+    ----------
+    iteration : int
+        SGD steps done.
+    arrays : dict
+        The series measured so far, by their names in the file, each with one number a measuring point.
+    diverged : bool
+        Whether the training loss is no longer finite.
+    """
+
+    def __init__(self, run: ImageRun, net: Network, data: ImageData) -> None:
+        self.run, self.net, self.data = run, net, data
+        self.optimizer = SGD(run.learning_rate, run.momentum, run.weight_decay)
+        self.schedule = StepSchedule(run.learning_rate, run.milestones)
+        self.augmentation = Augmentation() if run.augment else None
+        self.iteration, self.diverged = 0, False
+        self.svrg = SVRG(run.batch_size)
+        self.clusterings: dict[str, GradientClustering] = {}
+        if "gc" in run.methods:
+            self.clusterings["gc"] = GradientClustering(
+                n_clusters=run.batch_size, n_iter=run.gc_iterations, seed=run.seed, warm_start=True
+            )
+        self.arrays: Arrays = {
+            name: np.empty(0, np.int64 if name == "iteration" else np.float64) for name in _series(run)
+        }
+        self._gradient = np.empty(net.n_parameters, net.dtype)
+        self._epoch, self._order = -1, np.empty(0, np.intp)
+
+    # ------------------------------------------------------------------------------------------------------ training
+
+    def step(self) -> None:
+        """Do one step of SGD; batch norm, where there is any, is in training mode."""
+        rows = self._batch()
+        x, y = self.data.train.x[rows], self.data.train.y[rows]
+        if self.augmentation is not None:
+            x = self.augmentation(x, stream(self.run.seed, "augmentation", self.iteration))
+        self.net.gradient(x, y, out=self._gradient, training=True)
+        self.optimizer.learning_rate = self.schedule(self.iteration)
+        self.optimizer.step(self.net.theta, self._gradient)
+        self.iteration += 1
+
+    def _batch(self) -> NDArray[np.intp]:
+        """Return the examples of the next step: shuffled epochs, an epoch's short last batch dropped."""
+        n, size = len(self.data.train), self.run.batch_size
+        epoch, place = divmod(self.iteration, n // size)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, stream(self.run.seed, "batches", epoch).permutation(n)
+        return self._order[place * size : (place + 1) * size]
+
+    # ----------------------------------------------------------------------------------------------------- measuring
+
+    def refresh(self) -> None:
+        """Renew SVRG's snapshot and every clustering at the present parameters."""
+        if "svrg" in self.run.methods:
+            self.svrg.prepare(self.net, self.data.train)
+        if self.clusterings:
+            traces = _traces(self.net, self.data.train)
+            for clustering in self.clusterings.values():
+                clustering.fit(traces)
+
+    def measure(self) -> None:
+        """Add one number to every series; where the loss is not finite, only say so."""
+        train_loss, train_accuracy = evaluate(self.net, self.data.train)
+        if not (np.isfinite(train_loss) and np.isfinite(self.net.theta).all()):
+            self.diverged = True
+            return
+        test_loss, test_accuracy = evaluate(self.net, self.data.test)
+        found = self._variances()
+        numbers: dict[str, float] = {
+            "iteration": self.iteration, "learning_rate": self.schedule(self.iteration), "train_loss": train_loss,
+            "train_accuracy": train_accuracy, "test_loss": test_loss, "test_accuracy": test_accuracy,
+            "noise_scale": next(iter(found.values())).noise_scale,
+        }  # fmt: skip
+        for method, variance in found.items():
+            numbers[f"variance/{method}"] = variance.average
+            numbers[f"normalized_variance/{method}"] = variance.normalized
+            numbers[f"standard_error/{method}"] = variance.standard_error
+        for name, series in self.arrays.items():
+            self.arrays[name] = np.append(series, series.dtype.type(numbers[name]))
+
+    def estimators(self) -> dict[str, Estimator]:
+        """Return the estimators in force, by name, in the order of the run."""
+        B = self.run.batch_size
+        known: dict[str, Estimator] = {"sgb": MiniBatch(B), "sg2b": MiniBatch(2 * B), "svrg": self.svrg}
+        known |= {name: Stratified(clustering.labels_) for name, clustering in self.clusterings.items()}
+        return {name: known[name] for name in self.run.methods}
+
+    def _variances(self) -> dict[str, Variance]:
+        """Measure every estimator, exactly or by the paper's protocol."""
+        estimators, train = self.estimators(), self.data.train
+        if self.run.method == "closed-form":
+            return variances(estimators, self.net, train)
+        noise = noise_scale(self.net, train)
+        return {
+            name: monte_carlo(
+                estimator, self.net, train, self.run.n_estimates,
+                stream(self.run.seed, f"estimates of {name}", self.iteration), noise,
+            )
+            for name, estimator in estimators.items()
+        }  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------------------- keeping
+
+    def snapshot(self) -> Arrays:
+        """Return everything that the numbers of this iteration depend on, by its names below ``snapshots/…``."""
+        arrays: Arrays = {"theta": self.net.theta.copy(), "running": self.net.running.copy()}
+        if "svrg" in self.run.methods:
+            arrays |= {"svrg_theta": self.svrg.theta_, "svrg_running": self.svrg.running_}
+        arrays |= {f"labels/{name}": c.labels_.astype(np.int32) for name, c in self.clusterings.items()}
+        return {name: array for name, array in arrays.items() if array.size}
+
+    def state(self) -> Arrays:
+        """Return all that `restore` needs to go on from here with the same numbers."""
+        velocity = self.optimizer.velocity
+        arrays: Arrays = {"theta": self.net.theta, "running": self.net.running, "iteration": np.array(self.iteration)}
+        arrays["velocity"] = np.zeros_like(self.net.theta) if velocity is None else velocity
+        arrays |= {f"series/{name}": series for name, series in self.arrays.items()}
+        if "svrg" in self.run.methods:
+            arrays |= {f"svrg/{name}": getattr(self.svrg, f"{name}_") for name in ("theta", "gradient", "running")}
+        for name, clustering in self.clusterings.items():
+            arrays[f"clustering/{name}/n_iter"] = np.array(clustering.n_iter_)
+            for which in ("labels", "last_labels"):
+                arrays[f"clustering/{name}/{which}"] = getattr(clustering, f"{which}_")
+            for block, (c, d) in enumerate(clustering.centers_):
+                arrays |= {f"clustering/{name}/{block}/c": c, f"clustering/{name}/{block}/d": d}
+        return arrays
+
+    def restore(self, state: Arrays) -> None:
+        """Go back to where `state` was taken."""
+        self.net.theta, self.net.running[:] = state["theta"], state["running"]
+        self.iteration, self.optimizer.velocity = int(state["iteration"]), state["velocity"].copy()
+        self.arrays = {name: state[f"series/{name}"] for name in self.arrays}
+        if "svrg" in self.run.methods:
+            reference = self.net.copy()
+            reference.theta, reference.running[:] = state["svrg/theta"], state["svrg/running"]
+            self.svrg.resume(reference, state["svrg/gradient"])
+        for name, clustering in self.clusterings.items():
+            stem = f"clustering/{name}"
+            clustering.n_iter_ = int(state[f"{stem}/n_iter"])
+            clustering.labels_, clustering.last_labels_ = state[f"{stem}/labels"], state[f"{stem}/last_labels"]
+            clustering.centers_ = [
+                (state[f"{stem}/{block}/c"], state[f"{stem}/{block}/d"]) for block in range(len(self.net.blocks))
+            ]
+
+
+def evaluate(net: Network, ds: Data) -> tuple[float, float]:
+    """Return the mean loss and the accuracy on a data set, summed in float64 batch by batch."""
+    total, right, step = 0.0, 0, chunk_size(net, ds)
+    for start in range(0, len(ds.y), step):
+        y = ds.y[start : start + step]
+        logits = net.logits(ds.x[start : start + step])
+        total += float(net.loss(logits, y)[0].sum(dtype=np.float64))
+        right += int(np.count_nonzero(logits.argmax(axis=1) == y))
+    return total / len(ds.y), right / len(ds.y)
+
+
+def _traces(net: Network, ds: Data) -> Any:
+    """Return the traces of a data set: kept, if they fit, or a function that computes them anew at each pass."""
+
+    def batches() -> Any:
+        return (traces for traces, _, _ in chunks(net, ds, np.arange(len(ds.y))))
+
+    kept = len(ds.y) * net.trace_bytes(ds.x.shape[1:]) <= KEPT_BYTES
+    return list(batches()) if kept else batches
+
+
+def _series(run: ImageRun) -> list[str]:
+    """Return the names of the series of a run, in the order of the file."""
+    names = ["iteration", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "noise_scale"]
+    kinds = ["variance", "normalized_variance"] + ["standard_error"] * (run.method == "monte-carlo")
+    return names + [f"{kind}/{method}" for kind in kinds for method in run.methods]
