@@ -12,6 +12,7 @@ import click
 
 from gcref import __version__
 from gcref.cli.figures import figures
+from gcref.cli.image import image
 from gcref.cli.info import info, warmup
 from gcref.cli.rf_sweep import rf_sweep
 from gcref.cli.validate import validate
@@ -35,12 +36,13 @@ def cli() -> None:
 
     \b
     gcref rf-sweep --quick --out quick.h5     a small sweep, in seconds
+    gcref image --dataset digits --out d.h5   an image model, measured while it trains
     gcref figures quick.h5 --out figures      the paper's figures from it
     gcref validate quick.h5                   recompute its numbers from scratch
     """  # noqa: D301, D400
 
 
-for command in (rf_sweep, figures, validate, info, warmup):
+for command in (rf_sweep, image, figures, validate, info, warmup):
     cli.add_command(command)
 
 

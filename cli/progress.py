@@ -9,7 +9,7 @@ import click
 
 
 @contextmanager
-def progress_on_stderr(total: int) -> Iterator[Callable[[int, float], None]]:
+def progress_on_stderr(total: int, what: str = "trajectories") -> Iterator[Callable[[int, float], None]]:
     """Show a bar with the time left on a terminal, a plain line every tenth of the work in a pipe."""
     time_left = TimeLeft()
     if sys.stderr is None or not sys.stderr.isatty():
@@ -19,7 +19,7 @@ def progress_on_stderr(total: int) -> Iterator[Callable[[int, float], None]]:
             nonlocal shown
             if int(10 * share) > shown:
                 shown = int(10 * share)
-                line = f"{done} of {total} trajectories, {share:.0%} of this run's work, {time_left(share)}"
+                line = f"{done} of {total} {what}, {share:.0%} of this run's work, {time_left(share)}"
                 click.echo(line, err=True)
 
         yield plain
@@ -28,14 +28,14 @@ def progress_on_stderr(total: int) -> Iterator[Callable[[int, float], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.fields[done]} of {task.fields[n]} trajectories"),
+        TextColumn("{task.fields[done]} of {task.fields[n]} {task.fields[what]}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=1.0, done=0, n=total, left=time_left(0))
+        task = bar.add_task("", total=1.0, done=0, n=total, what=what, left=time_left(0))
         yield lambda done, share: bar.update(task, completed=share, done=done, left=time_left(share))
 
 

@@ -105,6 +105,37 @@ def read_summary(path: Path | str) -> np.ndarray:
     return summary
 
 
+def read_trajectory(path: Path | str, name: str | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read a trajectory's attributes and series, snapshots left out.
+
+    Parameters
+    ----------
+    path : path
+    name : str, optional
+        The trajectory; not needed where the file has only one.
+
+    Raises
+    ------
+    StoreError
+        As `open_results`; if there is no such trajectory, or none is named and there are several.
+    """
+    with open_results(path) as file, _readable(Path(path)):
+        names = list(file["trajectories"])
+        if name is None and len(names) == 1:
+            name = names[0]
+        if name not in names:
+            raise StoreError(f"{path} has {len(names)} trajectories, none of them {name!r}")
+        series: dict[str, np.ndarray] = {}
+
+        def take(place: str, item: h5py.Group | h5py.Dataset) -> None:
+            if isinstance(item, h5py.Dataset) and not place.startswith("snapshots/"):
+                series[place] = np.asarray(item[()])
+
+        group = file["trajectories"][name]
+        group.visititems(take)
+        return dict(group.attrs), series
+
+
 def read_attrs(path: Path | str) -> dict[str, Any]:
     """Read the root attributes: schema, gcref_version, command, config, complete, digest."""
     with open_results(path) as file, _readable(Path(path)):

@@ -96,16 +96,16 @@ class _Study:
     def go(self, progress: Progress | None) -> None:
         """Train to the end, measuring, refreshing and writing checkpoints on the way."""
         trajectory, run = self.trajectory, self.run
+        work = _Work(run, trajectory.iteration)
         if not self.begun:
             trajectory.refresh()
-            self._measure()
-        work = _Work(run, trajectory.iteration)
+            work.measured(_seconds(self._measure))
         while trajectory.iteration < run.iterations and not trajectory.diverged:
-            trajectory.step()
+            work.stepped(_seconds(trajectory.step))
             if trajectory.iteration in run.points:
-                self._measure()
-            if progress is not None and (trajectory.iteration % 10 == 0 or trajectory.iteration in run.points):
-                progress(trajectory.iteration, work.share(trajectory.iteration))
+                work.measured(_seconds(self._measure))
+            if progress is not None and (work.steps % 10 == 0 or work.steps in run.points):
+                progress(trajectory.iteration, work.share())
 
     def _measure(self) -> None:
         """Measure, keep a snapshot, refresh, and write the checkpoint that a run goes on from."""
@@ -173,20 +173,38 @@ class _Study:
 
 
 class _Work:
-    """The share of the work done, a measuring point counting as many iterations as it takes epochs."""
+    """The share of a call's work that is done, by the seconds that steps and measuring points have taken so far."""
 
     def __init__(self, run: ImageRun, begin: int) -> None:
-        self.run, self.begin = run, begin
-        self.point = run.measure_every / 2  # a first guess; only the time left depends on it
-        self._start, self._in_points = time.monotonic(), 0.0
-        self.whole = self._units(run.iterations) - self._units(begin)
+        self.run = run
+        self.steps, self.points = begin, 0
+        self.begin = begin
+        self.of_steps, self.of_points = 0.0, 0.0
 
-    def _units(self, iteration: int) -> float:
-        return iteration + self.point * (iteration // self.run.measure_every)
+    def stepped(self, seconds: float) -> None:
+        """Count a step."""
+        self.steps += 1
+        self.of_steps += seconds
 
-    def share(self, iteration: int) -> float:
-        """Return the share of this call's work that is done."""
-        return (self._units(iteration) - self._units(self.begin)) / max(self.whole, 1.0)
+    def measured(self, seconds: float) -> None:
+        """Count a measuring point."""
+        self.points += 1
+        self.of_points += seconds
+
+    def share(self) -> float:
+        """Return the share."""
+        done = self.of_steps + self.of_points
+        a_step = self.of_steps / max(1, self.steps - self.begin)
+        points_left = (self.run.iterations - self.steps) // self.run.measure_every
+        left = (self.run.iterations - self.steps) * a_step + points_left * self.of_points / max(1, self.points)
+        return done / (done + left) if done else 0.0
+
+
+def _seconds(task: Callable[[], None]) -> float:
+    """Do something and return the seconds it took."""
+    start = time.perf_counter()
+    task()
+    return time.perf_counter() - start
 
 
 def _snapshot_name(iteration: int) -> str:
