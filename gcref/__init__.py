@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Trace": "gcref.engine.trace",
     "per_example_gradients": "gcref.engine.trace",
+    "per_example_sq_norms": "gcref.engine.algebra",
     "Network": "gcref.engine.network",
     "check_gradients": "gcref.engine.check",
     "linear": "gcref.engine.models",
@@ -46,6 +47,7 @@ _HOME = {
     "Stratified": "gcref.estimators",
     "Variance": "gcref.variance",
     "variance": "gcref.variance",
+    "variances": "gcref.variance",
 }
 _SUBMODULES = {"clustering", "data", "engine", "estimators", "kernels", "studies", "validation"}
 
@@ -68,18 +70,21 @@ __all__ = [
     "linear",
     "mlp",
     "per_example_gradients",
+    "per_example_sq_norms",
     "random_features",
     "resnet8",
     "resnet18",
     "resnet20",
     "resnet32",
     "variance",
+    "variances",
 ]
 
 if TYPE_CHECKING:
     from gcref import data
     from gcref.clustering.exact import ExactClustering
     from gcref.clustering.low_rank import GradientClustering
+    from gcref.engine.algebra import per_example_sq_norms
     from gcref.engine.check import check_gradients
     from gcref.engine.image_models import cnn, resnet8, resnet18, resnet20, resnet32
     from gcref.engine.models import linear, mlp, random_features
@@ -87,7 +92,7 @@ if TYPE_CHECKING:
     from gcref.engine.optimizer import SGD, StepSchedule
     from gcref.engine.trace import Trace, per_example_gradients
     from gcref.estimators import SVRG, MiniBatch, Stratified
-    from gcref.variance import Variance, variance
+    from gcref.variance import Variance, variance, variances
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from gcref.clustering.base import check_integer
 from gcref.engine.network import Network
 from gcref.engine.trace import Array, Trace, difference
 
-CHUNK = 256  # examples whose traces are in memory at once, at most
+CHUNK = 512  # examples whose traces are in memory at once, at most
 CHUNK_BYTES = 1 << 26  # of them; what passes through the network beside takes two to three times that
 
 

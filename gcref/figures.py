@@ -6,19 +6,31 @@ either way with divisor n, as in the paper. A diverged trajectory, one with a nu
 left out of every method's points, and the figure says how many were.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import style
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gcref.data import reference
-from gcref.panels import Curve, Marks, Panel, Points, draw, look
+from gcref.panels import (
+    FORMATS,
+    METHOD_LABELS,
+    Curve,
+    Marks,
+    Panel,
+    Points,
+    check_choice,
+    draw,
+    look,
+    method_looks,
+    methods_in_order,
+    save,
+)
 
 __all__ = [
     "FORMATS",
@@ -26,6 +38,7 @@ __all__ = [
     "Points",
     "aggregate",
     "draw_all",
+    "drawings",
     "figure4",
     "figure5",
     "figure8",
@@ -45,13 +58,6 @@ REQUIRED_FIELDS = (
     "duplicate_fraction",
     *_NUMBERS,
 )
-# Metadata that would carry the date, so that the same file gives the same bytes.
-FORMATS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-
-# Okabe and Ito's palette; black and greys are the paper's points.
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00")
-_MORE_COLORS = ("#CC79A7", "#56B4E9", "#B8A900", "#7F3C8D", "#8C564B")
-_LABELS = {"sgb": "SG-B", "sg2b": "SG-2B", "svrg": "SVRG", "gc": "GC"}
 
 
 def aggregate(summary: NDArray[Any], statistic: str, aggregate: str, **filters: Any) -> Points:
@@ -77,8 +83,8 @@ def aggregate(summary: NDArray[Any], statistic: str, aggregate: str, **filters: 
     ValueError
         If the statistic, the aggregate or the name of a filter is unknown, or the summary lacks a field.
     """
-    _check_choice("statistic", statistic, _STATISTICS)
-    _check_choice("aggregate", aggregate, _AGGREGATES)
+    check_choice("statistic", statistic, _STATISTICS)
+    check_choice("aggregate", aggregate, _AGGREGATES)
     _check_fields(summary)
     rows = summary[_matches(summary, filters) & ~_diverged(summary)]
     x, group = np.unique(rows["overparametrization"].astype(np.float64), return_inverse=True)
@@ -179,6 +185,30 @@ def undrawable(summary: NDArray[Any]) -> dict[str, str]:
     return reasons
 
 
+def drawings(summary: NDArray[Any], paper: bool = True) -> dict[str, Callable[[], Figure]]:
+    """Name the figures this summary has data for, each with the function that draws it.
+
+    Parameters
+    ----------
+    summary : ndarray, structured, with the fields `REQUIRED_FIELDS`
+    paper : bool
+        Whether to overlay the paper's own points.
+
+    Returns
+    -------
+    dict
+        ``"Fig. 4"`` and its like; what `gcref.panels.save` takes.
+
+    Raises
+    ------
+    ValueError
+        If the summary lacks a field.
+    """
+    reasons = undrawable(summary)
+    points = reference() if paper else None
+    return {name: partial(figure, summary, points) for name, figure in _FIGURES.items() if name not in reasons}
+
+
 def draw_all(
     summary: NDArray[Any],
     out: Path,
@@ -191,11 +221,8 @@ def draw_all(
     Parameters
     ----------
     summary : ndarray, structured, with the fields `REQUIRED_FIELDS`
-    out : Path
-        The folder for ``figure4.png`` and its like; made if its parent exists.
-    formats : sequence of {"png", "svg", "pdf"}
-    overwrite : bool
-        Whether files that are already there may be replaced.
+    out, formats, overwrite
+        As `gcref.panels.save`.
     paper : bool
         Whether to overlay the paper's own points.
 
@@ -207,46 +234,14 @@ def draw_all(
     Raises
     ------
     ValueError
-        If a format is unknown, the summary lacks a field, or it has data for no figure.
-    FileExistsError
-        If a file is already there and `overwrite` is false; nothing is written then.
-    FileNotFoundError, NotADirectoryError
-        If the parent of `out` is missing, or `out` is a file.
+        If the summary lacks a field or has data for no figure.
+    ValueError, FileExistsError, FileNotFoundError, NotADirectoryError
+        As `gcref.panels.save`.
     """
-    if not formats:
-        raise ValueError(f"formats must name at least one of {', '.join(FORMATS)}, got none")
-    for name in formats:
-        _check_choice("formats", name, tuple(FORMATS))
-    reasons = undrawable(summary)
-    names = [name for name in _FIGURES if name not in reasons]
-    if not names:
-        raise ValueError(f"summary has data for no figure: {'; '.join(dict.fromkeys(reasons.values()))}")
-    targets = {name: [out / f"figure{name[-1]}.{f}" for f in dict.fromkeys(formats)] for name in names}
-    _make_room([path for paths in targets.values() for path in paths], out, overwrite)
-    points = reference() if paper else None
-    with style.context(["default", {"svg.hashsalt": "gcref"}]):
-        for name, paths in targets.items():
-            figure = _FIGURES[name](summary, points)
-            for path in paths:
-                figure.savefig(path, dpi=150, metadata=FORMATS[path.suffix[1:]])
-    return [path for paths in targets.values() for path in paths]
-
-
-def _make_room(paths: list[Path], out: Path, overwrite: bool) -> None:
-    """Make the folder, unless that or a file in it stands in the way."""
-    there = [path.name for path in paths if path.exists()]
-    if there and not overwrite:
-        raise FileExistsError(f"{out} already has {', '.join(there)}")
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is not a folder")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"the folder {out.parent} does not exist")
-    out.mkdir(exist_ok=True)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    found = drawings(summary, paper)
+    if not found:
+        raise ValueError(f"summary has data for no figure: {'; '.join(dict.fromkeys(undrawable(summary).values()))}")
+    return save(found, out, formats, overwrite)
 
 
 def _check_fields(summary: NDArray[Any]) -> None:
@@ -299,9 +294,7 @@ def _choose(column: NDArray[Any], preferred: tuple[float, ...], count: int) -> l
 
 
 def _methods(rows: NDArray[Any]) -> list[str]:
-    """Methods of the table: the paper's four in its order, then further ones by name."""
-    present = {str(m) for m in _text(rows["method"])}
-    return [m for m in _LABELS if m in present] + sorted(present - set(_LABELS))
+    return methods_in_order(str(m) for m in _text(rows["method"]))
 
 
 def _paper_marks(reference: NDArray[Any] | None, kind: tuple[str, str], filters: dict[str, Any]) -> Marks | None:
@@ -328,14 +321,11 @@ def _method_panel(
     filters: dict[str, Any],
 ) -> Panel:
     """One curve a method; a method keeps its colour, marker and dashes in every panel."""
-    looks = dict(zip(_LABELS, _COLORS, strict=True))
-    further = [method for method in _methods(summary) if method not in looks]
-    looks.update(zip(further, itertools.cycle(_MORE_COLORS)))
     curves = []
-    for i, (method, color) in enumerate(looks.items()):
+    for method, style in method_looks(_methods(summary)).items():
         points, paper = _curve(summary, reference, kind, {**filters, "method": method})
         if points.x.size:
-            curves.append(Curve(_LABELS.get(method, method), look(color, i), points, paper))
+            curves.append(Curve(METHOD_LABELS.get(method, method), style, points, paper))
     return Panel(title, curves, left_out(summary, **filters))
 
 
@@ -350,7 +340,7 @@ def _rate_panel(summary: NDArray[Any], reference: NDArray[Any] | None, kind: tup
         color = tuple(pallor * pale + (1.0 - pallor) * dark)
         points, paper = _curve(summary, reference, kind, {**filters, "learning_rate": float(rate)})
         curves.append(Curve(f"rate {rate:g}", look(color, i), points, paper))
-    return Panel(f"(a) {_LABELS.get(method, method)}, every learning rate", curves, left_out(summary, **filters))
+    return Panel(f"(a) {METHOD_LABELS.get(method, method)}, every learning rate", curves, left_out(summary, **filters))
 
 
 def _rate_figure(

@@ -1,19 +1,29 @@
 """Panels of a figure of the random-features study: curves with error bars against the over-parametrization.
 
 Everything here takes numbers and draws them; which rows of a results file they come from is the business of
-`gcref.figures`.
+`gcref.figures`. How a method looks, and how a figure is saved, is the same for the figures of every study.
 """
 
+import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.style import context
 from numpy.typing import NDArray
 
+METHOD_LABELS = {"sgb": "SG-B", "sg2b": "SG-2B", "svrg": "SVRG", "gc": "GC"}
+# Metadata that would carry the date, so that the same file gives the same bytes.
+FORMATS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+# Okabe and Ito's palette; black and greys are the paper's points.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00")
+_MORE_COLORS = ("#CC79A7", "#56B4E9", "#B8A900", "#7F3C8D", "#8C564B")
 _MARKERS = ("o", "s", "^", "D", "P", "X", "p", "h", "*")
 _DASHES: tuple[Any, ...] = (
     "-",
@@ -78,6 +88,83 @@ def look(color: Any, index: int) -> dict[str, Any]:
         "marker": _MARKERS[index % len(_MARKERS)],
         "linestyle": _DASHES[index % len(_DASHES)],
     }
+
+
+def methods_in_order(names: Iterable[str]) -> list[str]:
+    """Put methods in order, each once: the paper's four in its own, then further ones by name."""
+    present = set(names)
+    return [m for m in METHOD_LABELS if m in present] + sorted(present - set(METHOD_LABELS))
+
+
+def method_looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Style the paper's four methods, alike in every figure, and then the further ones among `methods`."""
+    colors = dict(zip(METHOD_LABELS, _COLORS, strict=True))
+    colors.update(zip([m for m in methods if m not in colors], itertools.cycle(_MORE_COLORS)))
+    return {method: look(color, i) for i, (method, color) in enumerate(colors.items())}
+
+
+def save(
+    drawings: Mapping[str, Callable[[], Figure]],
+    out: Path,
+    formats: Sequence[str] = ("png", "svg"),
+    overwrite: bool = False,
+) -> list[Path]:
+    """Draw figures and save them, each in every format.
+
+    Parameters
+    ----------
+    drawings : mapping
+        The figures' names, such as ``"Fig. 4"`` for ``figure4.png``, and the functions that draw them.
+    out : Path
+        The folder for the files; made if its parent exists.
+    formats : sequence of {"png", "svg", "pdf"}
+    overwrite : bool
+        Whether files that are already there may be replaced.
+
+    Returns
+    -------
+    list of Path
+        The files written. The same figures give the same bytes, whatever the user's matplotlib settings.
+
+    Raises
+    ------
+    ValueError
+        If a format is unknown, or there is none.
+    FileExistsError
+        If a file is already there and `overwrite` is false; nothing is written then.
+    FileNotFoundError, NotADirectoryError
+        If the parent of `out` is missing, or `out` is a file.
+    """
+    if not formats:
+        raise ValueError(f"formats must name at least one of {', '.join(FORMATS)}, got none")
+    for name in formats:
+        check_choice("formats", name, tuple(FORMATS))
+    targets = {name: [out / f"figure{name.split()[-1]}.{f}" for f in dict.fromkeys(formats)] for name in drawings}
+    _make_room([path for paths in targets.values() for path in paths], out, overwrite)
+    with context(["default", {"svg.hashsalt": "gcref"}]):
+        for name, paths in targets.items():
+            figure = drawings[name]()
+            for path in paths:
+                figure.savefig(path, dpi=150, metadata=FORMATS[path.suffix[1:]])
+    return [path for paths in targets.values() for path in paths]
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the choices of the argument `name` (ValueError)."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _make_room(paths: list[Path], out: Path, overwrite: bool) -> None:
+    """Make the folder, unless that or a file in it stands in the way."""
+    there = [path.name for path in paths if path.exists()]
+    if there and not overwrite:
+        raise FileExistsError(f"{out} already has {', '.join(there)}")
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is not a folder")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"the folder {out.parent} does not exist")
+    out.mkdir(exist_ok=True)
 
 
 def draw(panels: Sequence[Panel], heading: str, y_label: str, log: bool, note: str = "") -> Figure:

@@ -56,7 +56,7 @@ def open_results(path: Path | str) -> Iterator[h5py.File]:
     except OSError as error:
         raise StoreError(f"{path} {_complaint(error)}") from None
     with file:
-        with _readable(path):
+        with readable(path):
             found = file.attrs.get("schema")
             missing = [name for name in ("summary", "trajectories") if name not in file]
         if not isinstance(found, str) or found != SCHEMA:
@@ -79,8 +79,8 @@ def _complaint(error: OSError) -> str:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn whatever HDF5 raises on damaged contents into a StoreError."""
+def readable(path: Path) -> Iterator[None]:
+    """Turn whatever HDF5 raises on damaged contents, within the block, into a StoreError that names `path`."""
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -95,11 +95,11 @@ def read_summary(path: Path | str) -> np.ndarray:
     StoreError
         As `open_results`, or if the table has other fields.
     """
-    with open_results(path) as file, _readable(Path(path)):
+    with open_results(path) as file, readable(Path(path)):
         summary = file["summary"][()]
     if not isinstance(summary, np.ndarray) or summary.dtype.names != SUMMARY_DTYPE.names:
         raise StoreError(f"{path}: /summary does not have the fields {', '.join(SUMMARY_DTYPE.names or ())}")
-    with _readable(Path(path)):
+    with readable(Path(path)):
         for name in ("trajectory", "method"):
             np.char.decode(summary[name], "ascii")
     return summary
@@ -119,7 +119,7 @@ def read_trajectory(path: Path | str, name: str | None = None) -> tuple[dict[str
     StoreError
         As `open_results`; if there is no such trajectory, or none is named and there are several.
     """
-    with open_results(path) as file, _readable(Path(path)):
+    with open_results(path) as file, readable(Path(path)):
         names = list(file["trajectories"])
         if name is None and len(names) == 1:
             name = names[0]
@@ -138,8 +138,26 @@ def read_trajectory(path: Path | str, name: str | None = None) -> tuple[dict[str
 
 def read_attrs(path: Path | str) -> dict[str, Any]:
     """Read the root attributes: schema, gcref_version, command, config, complete, digest."""
-    with open_results(path) as file, _readable(Path(path)):
+    with open_results(path) as file, readable(Path(path)):
         return dict(file.attrs)
+
+
+def read_config(path: Path | str) -> dict[str, Any]:
+    """Read the configuration of the study a file is of; ``"schema"`` says which ("rf-sweep/1", "image/1").
+
+    Raises
+    ------
+    StoreError
+        As `open_results`, or if the configuration is not a JSON object with a schema.
+    """
+    text = read_attrs(path).get("config")
+    try:
+        config = json.loads(text) if isinstance(text, str) else None
+    except json.JSONDecodeError:
+        config = None
+    if not isinstance(config, dict) or not isinstance(config.get("schema"), str):
+        raise StoreError(f"{path}: config must be a JSON object that names the study's schema, got {text!r:.60}")
+    return config
 
 
 def doubts(path: Path | str) -> list[str]:
@@ -150,7 +168,7 @@ def doubts(path: Path | str) -> list[str]:
     StoreError
         As `open_results`.
     """
-    with open_results(path) as file, _readable(Path(path)):
+    with open_results(path) as file, readable(Path(path)):
         out = []
         if not file.attrs.get("complete", True):
             out.append(f"holds an unfinished run ({len(file['trajectories'])} trajectories)")

@@ -79,6 +79,7 @@ def alternate(
         fill_empty_clusters(labels, cc, cg, points.sq_norms, rng)
         if sizes is not None:
             sizes = np.bincount(labels, minlength=n_clusters)
+        del cg, products  # N·K numbers, before as many are made anew
         centers = points.centers(labels, n_clusters)
         phi, products = points.objective(labels, centers)
         if not objective or phi < min(objective):

@@ -7,7 +7,7 @@ import numpy as np
 from gcref.clustering.alternating import Products, objective_from_products
 from gcref.clustering.base import Clusterer, check_choice, check_integer
 from gcref.clustering.passes import Passes
-from gcref.engine.algebra import center_sums, inner_products, per_example_sq_norms
+from gcref.engine.algebra import add_center_sums, inner_products, per_example_sq_norms
 from gcref.kernels import cpu
 
 Centers = list[tuple[np.ndarray, np.ndarray]]
@@ -165,17 +165,20 @@ class RankOnePoints:
         dtypes: list[np.dtype] = []
         for rows, batch in self._passes:
             dtypes = [t.dtype for t in batch]
-            for t, (c, d) in zip(batch, sums, strict=True):
-                c_batch, d_batch = center_sums(t, labels[rows], n_clusters)
-                c += c_batch
-                d += d_batch
+            for t, (a_sums, d_sums) in zip(batch, sums, strict=True):
+                add_center_sums(t, labels[rows], a_sums, d_sums)
         sizes = np.bincount(labels, minlength=n_clusters)[:, None]
-        return [((c / sizes).astype(t), (d / sizes).astype(t)) for (c, d), t in zip(sums, dtypes, strict=True)]
+        return [
+            ((a_sums / (sizes * T)).astype(dtype), (d_sums / sizes).astype(dtype))
+            for (a_sums, d_sums), (T, _, _), dtype in zip(sums, self.blocks, dtypes, strict=True)
+        ]
 
     def products(self, centers: Centers) -> Products:
         """Eq. 5 and 9."""
         cc = np.sum([cpu.sq_norms(c[:, None], d[:, None]) for c, d in centers], axis=0)
         cg = np.empty((len(self.sq_norms), len(cc)))
+        # Transposed once for all batches, as BLAS likes them best.
+        centers = [(np.asfortranarray(c), np.asfortranarray(d)) for c, d in centers]
         for rows, batch in self._passes:
             cg[rows] = sum(inner_products(t, c, d) for t, (c, d) in zip(batch, centers, strict=True))
         return cc, cg

@@ -59,10 +59,11 @@ def inner_products(trace: Trace, c: Array, d: Array) -> NDArray[np.float64]:
     return out
 
 
-def center_sums(trace: Trace, labels: NDArray, n_clusters: int) -> tuple[NDArray, NDArray]:
-    """Return N_k c_k and N_k d_k of Eq. 6, (K, I) and (K, O): sums of the position-means of A, position-sums of D."""
+def add_center_sums(trace: Trace, labels: NDArray, a_sums: NDArray, d_sums: NDArray) -> None:
+    """Add Σ_{i∈k} Σ_t A_it to a_sums (K, I) and Σ_{i∈k} Σ_t D_it to d_sums (K, O), of which Eq. 6 makes centres."""
     a, d = trace.position_sums()
-    return cpu.grouped_sums(a, labels, n_clusters) / trace.n_positions, cpu.grouped_sums(d, labels, n_clusters)
+    cpu.grouped_sums(a, labels, len(a_sums), a_sums)
+    cpu.grouped_sums(d, labels, len(d_sums), d_sums)
 
 
 def add_moments(trace: Trace, total: NDArray[np.float64], squares: NDArray[np.float64]) -> None:

@@ -212,12 +212,12 @@ def _grouped_sums(X: np.ndarray, labels: np.ndarray, sums: np.ndarray, first: in
             total[j] += row[j]
 
 
-def grouped_sums(X: np.ndarray, labels: np.ndarray, n_clusters: int) -> np.ndarray:
+def grouped_sums(X: np.ndarray, labels: np.ndarray, n_clusters: int, out: np.ndarray | None = None) -> np.ndarray:
     """Σ_{i: a_i = k} X_i, the sum of the rows of each cluster, in float64; (K, M).
 
-    X (N, M), labels (N,) in 0…K−1. Cost N M.
+    X (N, M), labels (N,) in 0…K−1; added to `out`, if there is one. Cost N M.
     """
-    sums = np.zeros((n_clusters, X.shape[1]))
+    sums = np.zeros((n_clusters, X.shape[1])) if out is None else out
     threads.over(X.shape[1], lambda first, last: _grouped_sums(X, labels, sums, first, last), X.size >= 1 << 15)
     return sums
 
