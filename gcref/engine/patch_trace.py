@@ -7,6 +7,7 @@ import numpy as np
 
 from gcref.engine.trace import Array, Trace
 from gcref.kernels import convolution
+from gcref.kernels.elementwise import position_sums
 
 
 class _Part(NamedTuple):
@@ -100,13 +101,13 @@ class PatchTrace(Trace):
         for number, part in enumerate(self.parts):
             convolution.conv_gradients(part.x, part.dout, self.win, out, fresh=number == 0)
         if self.bias:
-            out[:, -1] = sum(part.one * _rows(part.dout).sum(axis=1) for part in self.parts)
+            out[:, -1] = sum(part.one * position_sums(_rows(part.dout)) for part in self.parts)
         return out
 
     def position_sums(self) -> tuple[Array, Array]:
         """Σ_t A_it, (B, I), and Σ_t D_it, (B, O)."""
         a = sum(convolution.patch_sums(part.x, self.win) for part in self.parts)
-        d = sum(_rows(part.dout).sum(axis=1) for part in self.parts)
+        d = sum(position_sums(_rows(part.dout)) for part in self.parts)
         if self.bias:
             ones = sum(part.one * self.win.n_positions for part in self.parts)
             a = np.hstack([np.asarray(a), np.full((self.n_examples, 1), ones, self.dtype)])

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gcref.kernels import threads
-from gcref.kernels.jit import jit
+from gcref.kernels.jit import fast_jit, jit
 from gcref.kernels.tile import BYTES, HEIGHTS, tile_high, tile_middle, tile_one
 
 _HIGH, _MIDDLE = HEIGHTS[0], HEIGHTS[1]
@@ -332,14 +332,29 @@ def patches(x: np.ndarray, win: Window) -> np.ndarray:
     return views.transpose(0, 1, 2, 4, 5, 3).reshape(len(x), win.n_positions, win.n_inputs)
 
 
+@fast_jit
+def _patch_sums(x, out, win, first, last):  # type: ignore[no-untyped-def]
+    """Examples first…last−1 of `patch_sums`."""
+    run = win.kernel_w * win.channels
+    wide = (win.left + win.width + win.right) * win.channels
+    padded = _scratch(x, win)
+    for i in range(first, last):
+        _pad(x, i * win.height * win.width * win.channels, win, padded)
+        for k in range(win.kernel_h):
+            start = (i * win.kernel_h + k) * run
+            sums = out[start : start + run]
+            for y in range(win.out_h):
+                row = (y * win.stride_h + k) * wide
+                for z in range(win.out_w):
+                    here = row + z * win.stride_w * win.channels
+                    patch = padded[here : here + run]
+                    for j in range(run):
+                        sums[j] += patch[j]
+
+
 def patch_sums(x: np.ndarray, win: Window) -> np.ndarray:
-    """Return Σ_t A_it, (B, I), from sums over the input, no patch being formed. x (B, H, W, C). Cost B T I."""
-    around = ((0, 0), (win.top, win.bottom), (win.left, win.right), (0, 0))
-    padded = np.pad(x, around)
-    out = np.empty((len(x), win.kernel_h, win.kernel_w, win.channels), x.dtype)
-    for k_h in range(win.kernel_h):
-        for k_w in range(win.kernel_w):
-            rows = slice(k_h, k_h + win.stride_h * (win.out_h - 1) + 1, win.stride_h)
-            columns = slice(k_w, k_w + win.stride_w * (win.out_w - 1) + 1, win.stride_w)
-            out[:, k_h, k_w] = padded[:, rows, columns].sum(axis=(1, 2))
-    return out.reshape(len(x), win.n_inputs)
+    """Σ_t A_it, (B, I), from the input, no patch being formed. x (B, H, W, C). Cost B T I."""
+    out = np.zeros((len(x), win.n_inputs), x.dtype)
+    flat_x, flat_out = x.reshape(-1), out.reshape(-1)
+    threads.over(len(x), lambda first, last: _patch_sums(flat_x, flat_out, win, first, last))
+    return out

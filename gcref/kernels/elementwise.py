@@ -147,6 +147,23 @@ def two_term_affine(
     return out
 
 
+@fast_jit
+def _position_sums(x, out, first, last):  # type: ignore[no-untyped-def]
+    for i in range(first, last):
+        sums = out[i]
+        for t in range(x.shape[1]):
+            row = x[i, t]
+            for c in range(row.shape[0]):
+                sums[c] += row[c]
+
+
+def position_sums(x: np.ndarray) -> np.ndarray:
+    """Σ_t x_it of x (B, T, C), (B, C), in the dtype. Cost the size of x."""
+    out = np.zeros((x.shape[0], x.shape[2]), x.dtype)
+    threads.over(len(x), lambda first, last: _position_sums(x, out, first, last), x.size >= _WORTHWHILE)
+    return out
+
+
 # ----------------------------------------------------------------------------------------------------------- pooling
 
 
