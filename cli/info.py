@@ -40,7 +40,7 @@ def info() -> None:
             click.echo(f"{name:<12} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             click.echo(f"{name:<12} not installed")
-    click.echo(f"cores        {n_cores()}; rf-sweep runs that many workers of one thread each")
+    click.echo(f"cores        {n_cores()}; rf-sweep runs that many workers of one thread each, image that many threads")
     asked = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
     threads = ", ".join(f"{k}={v}" for k, v in asked.items())
     click.echo(f"threads      {threads or 'library defaults (no variable set)'}")

@@ -124,12 +124,15 @@ class Residual(Layer):
     """
 
     def __init__(self, body: Sequence[Layer], shortcut: Sequence[Layer] = ()) -> None:
-        for name, branch in (("body", body), ("shortcut", shortcut)):
-            if len(branch) and branch[0].overwrites_input:
-                raise ValueError(f"{name} begins with {branch[0]!r}, which writes over what both branches need")
         if len(body) == 0:
             raise ValueError("body is empty; at least one layer is expected")
         self.body, self.shortcut = Chain(body), Chain(shortcut)
+        for name, branch in (("body", self.body), ("shortcut", self.shortcut)):
+            if branch.overwrites_input:
+                raise ValueError(f"{name} begins with {branch.layers!r}, which may write over what both branches need")
+        # A body without parameters may hand on the very arrays that it is given.
+        self._spares_body = not self.body.shapes or _overwrites_dout(self.body.layers)
+        self._spares_shortcut = _overwrites_dout(self.shortcut.layers)
         self.shapes = self.body.shapes + self.shortcut.shapes
         self.running_shapes = self.body.running_shapes + self.shortcut.running_shapes
         self.batch_statistics = self.body.batch_statistics or self.shortcut.batch_statistics
@@ -169,7 +172,7 @@ class Residual(Layer):
         (out, body), (other, shortcut) = of_body, of_shortcut
         if out.shape != other.shape:
             raise ValueError(f"body gives shape {out.shape} but shortcut {other.shape}; {self!r} cannot add them")
-        if self.body.layers[-1].overwrites_input:  # its output is its cache
+        if self._spares_body:  # a layer that overwrites dout keeps its output
             out = out.copy()
         add(out, np.ascontiguousarray(other))
         return out, (body, shortcut)
@@ -181,8 +184,9 @@ class Residual(Layer):
         of_body, of_shortcut = self._split(weights)
         n = len(self.body.shapes)
         of_grads = (None, None) if grads is None else (grads[:n], grads[n:])
-        dx = self.body.backward(self._kept(dout), cache[0], of_body, of_grads[0], need_dx)
-        other = self.shortcut.backward(dout, cache[1], of_shortcut, of_grads[1], need_dx)
+        for_body, for_shortcut = self._spared(dout)
+        dx = self.body.backward(for_body, cache[0], of_body, of_grads[0], need_dx)
+        other = self.shortcut.backward(for_shortcut, cache[1], of_shortcut, of_grads[1], need_dx)
         return _sum(dx, other)
 
     def trace_backward(
@@ -190,13 +194,14 @@ class Residual(Layer):
     ) -> tuple[list[Trace], Array | None]:
         """Collect the traces of both branches; see `Layer.trace_backward`."""
         of_body, of_shortcut = self._split(weights)
-        traces, dx = self.body.trace_backward(self._kept(dout), cache[0], of_body, need_dx)
-        further, other = self.shortcut.trace_backward(dout, cache[1], of_shortcut, need_dx)
+        for_body, for_shortcut = self._spared(dout)
+        traces, dx = self.body.trace_backward(for_body, cache[0], of_body, need_dx)
+        further, other = self.shortcut.trace_backward(for_shortcut, cache[1], of_shortcut, need_dx)
         return traces + further, _sum(dx, other)
 
-    def _kept(self, dout: Array) -> Array:
-        """Return dout for the body: a copy if its last layer would write over what the shortcut needs."""
-        return dout.copy() if self.body.layers[-1].overwrites_input else dout
+    def _spared(self, dout: Array) -> tuple[Array, Array]:
+        """Return dout for each branch: a copy if it would write over what the other, or a trace of it, needs."""
+        return dout.copy() if self._spares_body else dout, dout.copy() if self._spares_shortcut else dout
 
     def _split(self, weights: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         """Deal blocks and running statistics out to the branches."""
@@ -212,6 +217,16 @@ class Residual(Layer):
 def _overwrites(layers: Sequence[Layer]) -> bool:
     """Tell whether the input may be written over: before any layer with parameters, whose output is its own."""
     for layer in layers:
+        if layer.shapes or layer.overwrites_input:
+            return layer.overwrites_input
+    return False
+
+
+def _overwrites_dout(layers: Sequence[Layer]) -> bool:
+    """Tell whether dout may be written over: behind any layer with parameters, whose input gradient is its own."""
+    for layer in reversed(layers):
+        if isinstance(layer, Chain) and layer.shapes:
+            return _overwrites_dout(layer.layers)
         if layer.shapes or layer.overwrites_input:
             return layer.overwrites_input
     return False

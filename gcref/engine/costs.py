@@ -58,6 +58,10 @@ class Costs:
         """T I O, of one of the three products of a forward and backward pass."""
         return [T * I * O for T, I, O in self.shapes]  # noqa: E741
 
+    def centers(self) -> list[int]:
+        """Count C ⊙ C, K (I + O)."""
+        return [self.n_clusters * (I + O) for _, I, O in self.shapes]  # noqa: E741
+
     def u_step(self) -> list[int]:
         """T (I + O), the sums over positions; Table 1 leaves out the T."""
         return [T * (I + O) for T, I, O in self.shapes]  # noqa: E741

@@ -72,7 +72,7 @@ class Network:
         self.n_parameters = self.blocks[-1].slice.stop
         self._trace_bytes: dict[tuple[int, ...], int] = {}
         self._theta = np.empty(self.n_parameters, self.dtype)
-        self.running = np.concatenate([np.empty(0), *self.chain.initialise_running()]).astype(self.dtype)
+        self._running = np.concatenate([np.empty(0), *self.chain.initialise_running()]).astype(self.dtype)
         self._bind()
         seeds = seed_sequence(seed).spawn(len(self.layers))
         starts = [
@@ -96,6 +96,18 @@ class Network:
         if new.shape != self._theta.shape:
             raise ValueError(f"theta has shape {new.shape}; {self._theta.shape} is expected")
         self._theta[:] = new
+
+    @property
+    def running(self) -> Array:
+        """The running statistics, shape (n,); written in place, and assigning copies, as with `theta`."""
+        return self._running
+
+    @running.setter
+    def running(self, value: ArrayLike) -> None:
+        new = np.asarray(value)
+        if new.shape != self._running.shape:
+            raise ValueError(f"running has shape {new.shape}; {self._running.shape} is expected")
+        self._running[:] = new
 
     def logits(self, x: ArrayLike) -> Array:
         """Return the last layer's output, one row an example.
@@ -217,7 +229,14 @@ class Network:
         -------
         Costs
             Printed, a table with the form chosen for each block and quantity.
+
+        Raises
+        ------
+        ValueError
+            If n_clusters is below 1, or the network does not take examples of that shape.
         """
+        if n_clusters < 1:
+            raise ValueError(f"n_clusters is {n_clusters}; at least 1 is expected")
         traces = self._traces_of_one(in_shape)
         return Costs([block.name for block in self.blocks], [trace.shape for trace in traces], n_clusters)
 
@@ -239,7 +258,7 @@ class Network:
         other.layers = other.chain.layers
         other.dtype = self.dtype if dtype is None else _float_dtype(dtype)
         other._theta = self._theta.astype(other.dtype)
-        other.running = self.running.astype(other.dtype)
+        other._running = self._running.astype(other.dtype)
         other._trace_bytes = {}
         other._bind()
         return other
@@ -260,7 +279,7 @@ class Network:
         """Cut the weights as views from theta."""
         self.weights: list[Array] = self._views(self._theta)
         lengths = self.chain.running_shapes
-        running = np.split(self.running, np.cumsum(lengths)[:-1]) if lengths else []
+        running = np.split(self._running, np.cumsum(lengths)[:-1]) if lengths else []
         self._all_weights = self.weights + running
 
     def _views(self, vector: Array) -> list[Array]:

@@ -113,11 +113,12 @@ class PatchTrace(Trace):
             a = np.hstack([np.asarray(a), np.full((self.n_examples, 1), ones, self.dtype)])
         return np.asarray(a), np.asarray(d)
 
-    def join(self, others: Sequence[Trace]) -> "PatchTrace":
+    def join(self, others: Sequence[Trace]) -> Trace:
         """Return one trace with the examples of this and the others."""
-        traces = [self, *others]
-        assert all(isinstance(t, PatchTrace) for t in traces)  # `concatenate` compares the blocks
-        columns = zip(*[t.parts for t in traces if isinstance(t, PatchTrace)], strict=True)
+        traces = [self, *(other for other in others if isinstance(other, PatchTrace))]
+        if len(traces) <= len(others):
+            return super().join(others)
+        columns = zip(*[trace.parts for trace in traces], strict=True)
         parts = [
             _Part(np.concatenate([p.x for p in c]), np.concatenate([p.dout for p in c]), c[0].one) for c in columns
         ]

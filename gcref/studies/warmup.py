@@ -6,10 +6,15 @@ import numpy as np
 
 from gcref.clustering.exact import ExactClustering
 from gcref.clustering.low_rank import GradientClustering
+from gcref.data import Dataset
+from gcref.engine import image_models
+from gcref.engine.optimizer import SGD
 from gcref.engine.trace import Trace
+from gcref.estimators import SVRG, Estimator, Stratified
 from gcref.kernels import cpu, random_features
 from gcref.studies.grid import Sweep
 from gcref.studies.random_features import datasets, run_trajectory
+from gcref.variance import variances
 
 
 def compile_all() -> int:
@@ -23,6 +28,7 @@ def compile_all() -> int:
     _sweep()
     for dtype in (np.float32, np.float64):
         _clusterers(np.dtype(dtype))
+        _networks(np.dtype(dtype))
     return sum(bool(signatures) for signatures in compiled().values())
 
 
@@ -35,6 +41,20 @@ def compiled() -> dict[str, list]:
         for name, kernel in sorted(vars(module).items())
         if hasattr(kernel, "signatures") and kernel.__module__ == module.__name__ and not name.startswith("_")
     }
+
+
+def _networks(dtype: np.dtype) -> None:
+    """Take a step of convolutional networks with and without batch norm, and measure every estimator."""
+    rng = np.random.default_rng(0)
+    ds = Dataset(rng.standard_normal((8, 8, 8, 2)).astype(dtype), np.arange(8) % 2)
+    for net in (
+        image_models.resnet8((8, 8, 2), 2, norm="batch", width=2, dtype=dtype),
+        image_models.cnn((8, 8, 2), 2, width=2, dtype=dtype),
+    ):
+        gradient = net.gradient(ds.x, ds.y, training=True)[1]
+        SGD(0.1, momentum=0.5, weight_decay=0.1).step(net.theta, gradient)
+        estimators: dict[str, Estimator] = {"svrg": SVRG(2).prepare(net, ds), "gc": Stratified(GradientClustering(2)).prepare(net, ds)}
+        variances(estimators, net, ds)
 
 
 def _sweep() -> None:
