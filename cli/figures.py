@@ -1,20 +1,38 @@
-"""``gcref figures``: draw the paper's figures from a results file."""
+"""``gcref figures``: draw the paper's figures from results files."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@click.command(short_help="Draw the paper's figures from a results file.")
-@click.argument("results", type=click.Path(path_type=Path))
+
+@click.command(short_help="Draw the paper's figures from results files.")
+@click.argument("results", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the figures.")
 @click.option("--format", "formats", default="png,svg", show_default=True, help="png, svg, pdf; several by commas.")
 @click.option("--overwrite", is_flag=True, help="Replace figures that are already in DIR.")
 @click.option("--paper/--no-paper", default=True, show_default=True, help="Overlay the paper's digitised points.")
-def figures(results: Path, out: Path, formats: str, overwrite: bool, paper: bool) -> None:
-    """Draw Figs. 4, 5, 8 and 9 from the summary of RESULTS, a file of the random-features study.
+@click.option(
+    "--window",
+    type=click.IntRange(min=1),
+    show_default="a tenth of a run's",
+    help="Measuring points over which Figs. 3, 6 and 7 are smoothed.",
+)
+def figures(
+    results: tuple[Path, ...], out: Path, formats: str, overwrite: bool, paper: bool, window: int | None
+) -> None:
+    """Draw the paper's figures from RESULTS, files of the studies.
 
-    A figure the file has no data for (Fig. 8, without duplicates) is skipped with a line that says why.
+    Figs. 4, 5, 8 and 9 come from the summary of a random-features file (rf-sweep), one at most; Figs. 3, 6 and 7 from
+    any number of image runs (image): a column of Fig. 3 for each plain run; Fig. 6 where there are runs with label
+    smoothing or corruption, Fig. 7 where there are runs with duplicates, each beside those without of the same data
+    set and model.
+
+    A figure the files have no data for (Fig. 8, without duplicates) is skipped with a line that says why.
     DIR is made if its parent exists.
 
     \b
@@ -22,25 +40,53 @@ def figures(results: Path, out: Path, formats: str, overwrite: bool, paper: bool
       gcref figures results.h5 --out figures
       gcref figures results.h5 --out figures --format pdf --no-paper
       gcref figures results.h5 --out figures --overwrite
+      gcref figures plain.h5 smooth.h5 corrupt.h5 duplicates.h5 --out figures --window 9
     """  # noqa: D301
-    from gcref.figures import draw_all, undrawable
-    from gcref.store import doubts, read_summary
+    from gcref.panels import save
+    from gcref.store import doubts
 
     names = [name.strip().lower() for name in formats.split(",") if name.strip()]
     if not names:
         raise click.UsageError(f"--format needs at least one of png, svg, pdf, got {formats!r}")
     try:
-        summary = read_summary(results)
-        warnings = doubts(results)
-        paths = draw_all(summary, out, names, overwrite, paper)
-        skipped = undrawable(summary)
+        drawings, skipped = _plan(results, paper, window)
+        warnings = [f"{path} {doubt}" for path in results for doubt in doubts(path)]
+        if not drawings:
+            raise ValueError(f"there is data for no figure: {'; '.join(dict.fromkeys(skipped.values()))}")
+        paths = save(drawings, out, names, overwrite)
     except FileExistsError as error:
         raise click.UsageError(f"{error}; --overwrite replaces them") from error
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
     for warning in warnings:
-        click.echo(f"warning: {results} {warning}", err=True)
+        click.echo(f"warning: {warning}", err=True)
     for name, reason in skipped.items():
         click.echo(f"skipped {name}: {reason}", err=True)
     for path in paths:
         click.echo(f"wrote {path}")
+
+
+def _plan(
+    results: tuple[Path, ...], paper: bool, window: int | None
+) -> tuple[dict[str, Callable[[], "Figure"]], dict[str, str]]:
+    """Return the figures that the files have data for, with their drawing functions, and the others with the reason."""
+    from gcref import figures, image_figures
+    from gcref.store import read_config, read_summary
+
+    schemas = {path: read_config(path)["schema"] for path in results}
+    for path, schema in schemas.items():
+        if schema not in (figures.SCHEMA, image_figures.SCHEMA):
+            raise ValueError(f"{path} is of a study without figures: config has schema {schema!r}")
+    sweeps = [path for path in results if schemas[path] == figures.SCHEMA]
+    runs = [image_figures.read_run(path) for path in results if schemas[path] == image_figures.SCHEMA]
+    if len(sweeps) > 1:
+        raise ValueError(f"one file of the random-features study at a time, got {' and '.join(map(str, sweeps))}")
+    drawings: dict[str, Callable[[], Figure]] = {}
+    skipped: dict[str, str] = {}
+    if sweeps:
+        summary = read_summary(sweeps[0])
+        drawings, skipped = figures.drawings(summary, paper), figures.undrawable(summary)
+    if runs:
+        drawings |= image_figures.drawings(runs, window)
+        skipped |= image_figures.undrawable(runs)
+    return drawings, skipped

@@ -47,6 +47,7 @@ __all__ = [
     "undrawable",
 ]
 
+SCHEMA = "rf-sweep/1"  # of the configuration of a file with such a summary
 _STATISTICS = ("variance", "normalized_variance")
 _AGGREGATES = ("mean70", "max70")
 _NUMBERS = tuple(f"{s}_{a}" for s in _STATISTICS for a in _AGGREGATES)

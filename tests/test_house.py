@@ -21,6 +21,8 @@ HEIGHT = {
     "gcref/estimators": 3,
     "gcref/variance": 4,
     "gcref/figures": 4,
+    "gcref/image_figures": 4,
+    "gcref/image_panels": 4,
     "gcref/panels": 4,
     "gcref/studies": 5,
     "validation": 6,
