@@ -1,9 +1,9 @@
 """Peak memory and time of the exact variance of all four estimators of ResNet8 on 50,000 images of 32×32×3.
 
-Run ``python -m gcref.validation.benchmarks.exact_variance`` (some five minutes) on a machine that is otherwise idle.
-Everything is float32 on two threads; an epoch is N/B = 390 plain gradients of B = 128 in the same process. The memory is
-this process's largest, with Python, the data set (0.6 GB) and the clusters' preparation. The exit code is 0 if the claim
-holds, 1 otherwise.
+Run ``python -m gcref.validation.benchmarks.exact_variance`` (some five minutes) on a machine that is otherwise
+idle. Everything is float32 on two threads; an epoch is N/B = 390 plain gradients of B = 128 in the same process.
+The memory is this process's largest, with Python, the data set (0.6 GB) and the clusters' preparation. The exit
+code is 0 if the claim holds, 1 otherwise.
 """
 
 import os
