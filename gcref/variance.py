@@ -218,7 +218,7 @@ class _ClosedForm:
         share = _share(stratum, len(self.ds.y))
         self.everything.n += own.n
         n, own.n = own.n, 0
-        cancelled = CANCELLATION if self.net.dtype == np.float64 else 0.0
+        cancelled = CANCELLATION if share > 0 and self.net.dtype == np.float64 else 0.0
         all_sums = self.everything.total, self.everything.squares
         return fold(own.total, own.squares, n, share, cancelled, self.coordinates, *all_sums)
 

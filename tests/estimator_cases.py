@@ -1,8 +1,10 @@
-"""The estimators that several test modules go through, and a small problem to measure them on."""
+"""The estimators that several test modules go through, small problems for them, and their plain definition."""
 
 import numpy as np
 
 import gcref
+from gcref.engine.trace import Trace, per_example_gradients
+from gcref.estimators import chunks
 from gcref.validation import enumeration
 
 SIZES = (3, 4, 3)
@@ -24,3 +26,66 @@ def prepared(estimator, seed=0, n_examples=7):
     estimator.prepare(net, ds)
     net.theta += 0.3 * np.random.default_rng(seed).standard_normal(net.n_parameters)
     return net, ds
+
+
+# ---------------------------------------------------------------------------------- several estimators at a time
+
+N = 24
+MODELS = {
+    "MLP": enumeration.mlp(3, 4, 3),
+    "pooled": enumeration.Model("", enumeration.pooled, enumeration.IMAGE),
+    "strided": enumeration.Model("", enumeration.strided, enumeration.IMAGE),
+}
+SEVERAL = {
+    "SG-B": lambda: gcref.MiniBatch(3),
+    "SG-2B": lambda: gcref.MiniBatch(6, replacement=True),
+    "SVRG": lambda: gcref.SVRG(3),
+    "SVRG, replacement": lambda: gcref.SVRG(2, replacement=True),
+    "labels": lambda: gcref.Stratified(np.arange(N) % 4),
+    "uneven": lambda: gcref.Stratified(np.minimum(np.arange(N), 7)),
+    "clusters": lambda: gcref.Stratified(gcref.GradientClustering(3)),
+    "one stratum": lambda: gcref.Stratified(np.full(N, 5)),
+}
+
+
+def prepare_several(net, ds):
+    """Every estimator, prepared, and moved away from; the second SVRG has a snapshot of its own."""
+    estimators = {name: make() for name, make in SEVERAL.items()}
+    estimators["SVRG, replacement"].prepare(net, ds)
+    enumeration.move(net, ds, 1)
+    for name in estimators.keys() - {"SVRG, replacement"}:
+        estimators[name].prepare(net, ds)
+    enumeration.move(net, ds, 2)
+    return estimators
+
+
+# --------------------------------------------------------------------------------- what explicit gradients say
+
+
+def contributions(estimator, net, ds, indices):
+    """Traces in float64 of what the examples contribute, as a pass over `indices` makes them in the network's type."""
+    for traces, x, y in chunks(net, ds, indices):
+        yield [trace.astype(np.dtype(np.float64)) for trace in estimator.contribution(traces, x, y)]
+
+
+def explicit(estimator, net, ds):
+    """V_j (d,) from gradients less the mean of their stratum."""
+    V = np.zeros(net.n_parameters)
+    for stratum in estimator.strata(ds):
+        g = np.concatenate([per_example_gradients(t) for t in contributions(estimator, net, ds, stratum.indices)])
+        size = len(g)
+        finite = 1.0 if stratum.replacement else (size - stratum.n_draws) / max(size - 1, 1)
+        V += (size / len(ds)) ** 2 * finite / stratum.n_draws * ((g - g.mean(axis=0)) ** 2).mean(axis=0)
+    return V
+
+
+def magnitudes(estimator, net, ds):
+    """E[(Σ_t |A_t||D_t|)²], (d,): rounding of sums of m terms moves E[g²], and ḡ² too, by 2m eps of it at most."""
+    (traces,) = contributions(estimator, net, ds, np.arange(len(ds)))
+    return (per_example_gradients([Trace(abs(t.A), abs(t.D)) for t in traces]) ** 2).mean(axis=0)
+
+
+def full_gradient(net, ds):
+    """The mean of explicit gradients, (d,)."""
+    (traces,) = contributions(gcref.MiniBatch(1), net, ds, np.arange(len(ds)))
+    return per_example_gradients(traces).mean(axis=0)

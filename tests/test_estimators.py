@@ -51,7 +51,7 @@ def worst_z(estimator, net, ds, n_draws=2000):
     rng = np.random.default_rng(1)
     directions = rng.standard_normal((net.n_parameters, 8))
     draws = np.array([estimator.sample(net, ds, rng) for _ in range(n_draws)]) @ directions
-    exact = enumeration.gradients(net.theta, SIZES, ds.x, ds.y).mean(axis=0) @ directions
+    exact = enumeration.gradients(net, ds.x, ds.y).mean(axis=0) @ directions
     return float(np.max(np.abs(draws.mean(axis=0) - exact) / draws.std(axis=0, ddof=1)) * np.sqrt(n_draws))
 
 
@@ -74,9 +74,10 @@ def test_a_biased_estimator_fails_that_check(make):
 
 def p_value(estimator, net, ds, n_draws=3000):
     """Chi-square test that `sample` draws each enumerated estimate, and no other, as often as it should."""
-    outcomes, weights = np.unique(
-        enumeration.estimates(estimator, SIZES, net, ds).round(10), axis=0, return_counts=True
-    )
+    snapshot = net.copy()
+    snapshot.theta = getattr(estimator, "theta_", net.theta)  # there is no batch norm
+    every = (enumeration.gradients(at, ds.x, ds.y) for at in (net, snapshot))
+    outcomes, weights = np.unique(enumeration.estimates(estimator, *every).round(10), axis=0, return_counts=True)
     counts = np.zeros(len(outcomes))
     rng = np.random.default_rng(2)
     for _ in range(n_draws):
@@ -101,6 +102,25 @@ def test_a_draw_of_other_probabilities_fails_that_check():
     estimator = Lazy(2, replacement=True)
     net, ds = prepared(estimator)
     assert p_value(estimator, net, ds) < 1e-4
+
+
+IMAGE_MODELS = [enumeration.Model("", enumeration.pooled, enumeration.IMAGE), enumeration.resnet8("batch")]
+
+
+@pytest.mark.parametrize("model", IMAGE_MODELS, ids=["pooled", "ResNet8 with batch norm"])
+@pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS.keys())
+def test_a_sample_of_images_is_an_enumerated_estimate(model, make):
+    estimator = make()
+    net, ds = enumeration.draw(7, model, 0)
+    estimator.prepare(net, ds)
+    G_snapshot = enumeration.gradients(net, ds.x, ds.y)
+    enumeration.move(net, ds, 0)  # also the running statistics, of which SVRG's snapshot keeps its own
+    every = enumeration.estimates(estimator, enumeration.gradients(net, ds.x, ds.y), G_snapshot)
+    rng = np.random.default_rng(0)
+    found = {int(np.abs(every - estimator.sample(net, ds, rng)).max(axis=1).argmin()) for _ in range(20)}
+    assert len(found) > 3
+    for _ in range(10):
+        assert np.abs(every - estimator.sample(net, ds, rng)).max(axis=1).min() <= 1e-14 * np.abs(every).max()
 
 
 def test_sample_repeats_with_its_seed():
@@ -143,12 +163,29 @@ def test_svrg_copies_theta_and_the_full_gradient():
     net, ds = enumeration.problem(6, SIZES, 0)
     before = net.theta.copy()
     svrg = gcref.SVRG(2).prepare(net, ds)
-    expected = enumeration.gradients(before, SIZES, ds.x, ds.y).mean(axis=0)
+    expected = enumeration.gradients(net, ds.x, ds.y).mean(axis=0)
     net.theta += 1.0
     np.testing.assert_array_equal(svrg.theta_, before)
     np.testing.assert_allclose(svrg.gradient_, expected, rtol=1e-12, atol=1e-15)
     svrg.prepare(net, ds)
     np.testing.assert_array_equal(svrg.theta_, net.theta)
+
+
+def test_svrg_takes_up_a_snapshot_made_before():
+    model = IMAGE_MODELS[1]
+    net, ds = enumeration.draw(6, model, 0)
+    enumeration.move(net, ds, 0)
+    svrg = gcref.SVRG(2).prepare(net, ds)
+    kept = svrg.theta_.copy(), svrg.running_.copy(), svrg.gradient_.copy()
+    enumeration.move(net, ds, 1)
+    for array, before, now in zip((svrg.theta_, svrg.running_), kept, (net.theta, net.running), strict=False):
+        np.testing.assert_array_equal(array, before)
+        assert not np.array_equal(now, before)
+    reference = model.build(5)
+    reference.theta, reference.running[:] = kept[0], kept[1]
+    again = gcref.SVRG(2).resume(reference, kept[2])
+    np.testing.assert_array_equal(*(s.sample(net, ds, np.random.default_rng(0)) for s in (svrg, again)))
+    assert gcref.variance(svrg, net, ds) == gcref.variance(again, net, ds)
 
 
 def test_svrg_at_its_snapshot_is_exact():
@@ -197,7 +234,7 @@ def test_labels_of_other_frameworks_will_do():
 @given(st.integers(1, 12), st.integers(0, 1000))
 def test_full_gradient_is_the_mean(n_examples, seed):
     net, ds = enumeration.problem(n_examples, SIZES, seed)
-    expected = enumeration.gradients(net.theta, SIZES, ds.x, ds.y).mean(axis=0)
+    expected = enumeration.gradients(net, ds.x, ds.y).mean(axis=0)
     np.testing.assert_allclose(full_gradient(net, ds), expected, rtol=1e-10, atol=1e-15)
 
 

@@ -34,6 +34,15 @@ def sq_norms(A: np.ndarray, D: np.ndarray) -> np.ndarray:
     return out
 
 
+def row_sq_norms(G: np.ndarray) -> np.ndarray:
+    """‖g_i‖² of gradients written out, (N,)."""
+    out = np.zeros(len(G))
+    for i in range(len(G)):
+        for g in G[i]:
+            out[i] += float(g) ** 2
+    return out
+
+
 def gram(A: np.ndarray, D: np.ndarray, A2: np.ndarray, D2: np.ndarray) -> np.ndarray:
     """⟨g_i, g'_j⟩, (N, M)."""
     out = np.zeros((A.shape[0], A2.shape[0]))
@@ -52,6 +61,15 @@ def inner_products(A: np.ndarray, D: np.ndarray, c: np.ndarray, d: np.ndarray) -
     return out
 
 
+def inner_products_of_gradients(G: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """⟨c_k d_kᵀ, g_i⟩ of gradients written out, (N, K); G (N, I, O)."""
+    out = np.zeros((len(G), len(c)))
+    for i in range(len(G)):
+        for k in range(len(c)):
+            out[i, k] = np.sum(np.outer(c[k].astype(float), d[k].astype(float)) * G[i].astype(float))
+    return out
+
+
 def second_moment(A: np.ndarray, D: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Σ_i w_i g_i∘g_i, (I, O)."""
     out = np.zeros((A.shape[2], D.shape[2]))
@@ -61,12 +79,41 @@ def second_moment(A: np.ndarray, D: np.ndarray, weights: np.ndarray | None = Non
     return out
 
 
+def add_moments(G: np.ndarray, total: np.ndarray, squares: np.ndarray) -> None:
+    """Add Σ_i g_i and Σ_i g_i∘g_i of gradients written out; total and squares (M,) change in place."""
+    for g in G:
+        for j in range(len(g)):
+            total[j] += float(g[j])
+            squares[j] += float(g[j]) ** 2
+
+
+def fold(
+    total: np.ndarray, squares: np.ndarray, n: int, share: float, cancelled: float,
+    out: np.ndarray, all_total: np.ndarray, all_squares: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """Add share times the variance of each coordinate to out, and the sums to all; set them to 0.
+
+    Returns the sum of what was added to out, of share times the mean squares, and the coordinates whose variance is
+    less than `cancelled` of its mean square.
+    """
+    sums = np.zeros(3)
+    for j in range(len(out)):
+        mean_square = squares[j] / n
+        variance = max(0.0, mean_square - (total[j] / n) ** 2)
+        sums += (share * variance, share * mean_square, variance < cancelled * mean_square)
+        out[j] += share * variance
+        all_total[j] += total[j]
+        all_squares[j] += squares[j]
+        total[j] = squares[j] = 0.0
+    return sums
+
+
 # --------------------------------------------------------------------------------------------------- U step
 
 
-def grouped_sums(X: np.ndarray, labels: np.ndarray, n_clusters: int) -> np.ndarray:
-    """Σ_{i: a_i = k} X_i, (K, M)."""
-    out = np.zeros((n_clusters, X.shape[1]))
+def grouped_sums(X: np.ndarray, labels: np.ndarray, n_clusters: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Σ_{i: a_i = k} X_i, (K, M), added to `out` if there is one."""
+    out = np.zeros((n_clusters, X.shape[1])) if out is None else out
     for i in range(X.shape[0]):
         out[labels[i]] = out[labels[i]] + X[i]
     return out
@@ -150,6 +197,58 @@ def spread_from_products(cc: np.ndarray, cg: np.ndarray, gg: np.ndarray, labels:
         k = labels[i]
         out[k] += sq_distance(cc[k], cg[i, k], gg[i])
     return out
+
+
+# --------------------------------------------------------------------------------------------- the algorithm
+
+
+def gradient_clustering(
+    blocks: list[tuple[np.ndarray, np.ndarray]], n_clusters: int, sizes: str, n_iter: int, seed: int
+) -> list[tuple[float, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]]:
+    """Gradient clustering about rank-1 mean centres, step by step, on gradients and centres written out.
+
+    blocks: A (N, T, I) and D (N, T, O) of each. Returns for each iteration Φ about its centres, the labels (N,), and
+    the centres c (K, I) and d (K, O) of each block. Random numbers as documented for `gcref.GradientClustering`.
+    """
+    G = np.concatenate([per_example_gradients(A, D) for A, D in blocks], axis=1)
+    labels = _stream(seed, 0).permutation(len(G)) % n_clusters
+    centers = [u_step(A, D, labels, n_clusters) for A, D in blocks]
+    counts, steps = np.bincount(labels, minlength=n_clusters), []
+    for t in range(1, n_iter + 1):
+        rng, C = _stream(seed, t), _written_out(centers)
+        cc, cg, gg = np.sum(C**2, axis=1), np.sum(G[:, None] * C, axis=2), np.sum(G**2, axis=1)
+        if sizes == "sequential":
+            labels = a_step_sequential(cc, cg, gg, rng.permutation(len(G)))
+        else:
+            labels = a_step_fixed(cc, cg, gg, counts)
+        for k in range(n_clusters):
+            if k not in labels:
+                _share_the_costliest(labels, k, G, C, rng)
+        counts = np.bincount(labels, minlength=n_clusters)
+        centers = [u_step(A, D, labels, n_clusters) for A, D in blocks]
+        steps.append((float(counts @ spread(G, _written_out(centers), labels)), labels, centers))
+    return steps
+
+
+def _stream(seed: int, t: int) -> np.random.Generator:
+    """The random numbers of iteration t."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(t,)))
+
+
+def _written_out(centers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """c_k d_kᵀ of all blocks, flattened one after the other; (K, d)."""
+    n_clusters = len(centers[0][0])
+    return np.array([np.concatenate([np.outer(c[k], d[k]).ravel() for c, d in centers]) for k in range(n_clusters)])
+
+
+def _share_the_costliest(
+    labels: np.ndarray, empty: int, G: np.ndarray, C: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Give cluster `empty` a random half of the cluster with the largest N_k Σ ‖C_k − g_i‖², or with most members."""
+    counts = np.bincount(labels, minlength=len(C))
+    costs = np.where(counts >= 2, counts * spread(G, C, labels), 0.0)
+    members = np.flatnonzero(labels == (np.argmax(costs) if costs.any() else np.argmax(counts)))
+    labels[rng.permutation(members)[: len(members) // 2]] = empty
 
 
 # ------------------------------------------------------------------------------------------------- exchange

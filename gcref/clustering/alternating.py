@@ -71,6 +71,7 @@ def alternate(
     for t in iterations:
         rng = stream(seed, t)
         cc, cg = points.products(centers) if products is None else products
+        products = None
         if sizes is None:
             order = rng.permutation(len(cg))
             labels = cpu.a_step_sequential(cc, cg, points.sq_norms, order)
@@ -79,7 +80,7 @@ def alternate(
         fill_empty_clusters(labels, cc, cg, points.sq_norms, rng)
         if sizes is not None:
             sizes = np.bincount(labels, minlength=n_clusters)
-        del cg, products  # N·K numbers, before as many are made anew
+        del cg  # N·K numbers, before as many are made anew
         centers = points.centers(labels, n_clusters)
         phi, products = points.objective(labels, centers)
         if not objective or phi < min(objective):

@@ -1,10 +1,12 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gcref.kernels import cpu
+from gcref.kernels import cpu, threads
 from gcref.validation import naive
 
 SETTINGS = settings(deadline=None, max_examples=25)
@@ -52,8 +54,11 @@ def test_products_of_gradients_match_the_oracles(shape):
     of_norms = "float64" if shape["T"] <= 2 else dtype
     assert_matches(cpu.sq_norms(A, D), naive.sq_norms(A, D), of_norms, terms)
     G = np.matmul(A.transpose(0, 2, 1), D)
-    assert_matches(cpu.row_sq_norms(G.reshape(len(G), G.shape[1] * G.shape[2])), naive.sq_norms(A, D), dtype, terms)
-    assert_matches(cpu.inner_products_of_gradients(G, c, d), naive.inner_products(A, D, c, d), dtype, terms)
+    flat = G.reshape(len(G), G.shape[1] * G.shape[2])
+    assert_matches(cpu.row_sq_norms(flat), naive.row_sq_norms(flat), "float64", 1)
+    of_gradients = cpu.inner_products_of_gradients(G, c, d)
+    assert_matches(of_gradients, naive.inner_products_of_gradients(G, c, d), dtype, terms)
+    assert_matches(of_gradients, naive.inner_products(A, D, c, d), dtype, terms)
     assert_matches(cpu.gram(A, D, A2, D2), naive.gram(A, D, A2, D2), dtype, terms)
     assert_matches(cpu.inner_products(A, D, c, d), naive.inner_products(A, D, c, d), dtype, terms)
 
@@ -78,6 +83,116 @@ def test_second_moment_in_several_chunks(T, monkeypatch):
     assert_allclose(whole, naive.second_moment(A, D, w), rtol=1e-12)
 
 
+def test_inner_products_of_gradients_in_several_chunks(monkeypatch):
+    rng = np.random.default_rng(0)
+    G, c, d = rng.standard_normal((23, 4, 3)), rng.standard_normal((5, 4)), rng.standard_normal((5, 3))
+    want = naive.inner_products_of_gradients(G, c, d)
+    monkeypatch.setattr(cpu, "_CHUNK", 100)  # six examples
+    assert_allclose(cpu.inner_products_of_gradients(G, c, d), want, rtol=1e-12, atol=1e-13)
+
+
+# ---------------------------------------------------------------------------------------------- moments of strata
+
+
+@SETTINGS
+@given(shapes, st.integers(0, 40))
+def test_moments_are_added_in_float64(shape, M):
+    # Sixteen bits a number, and few of them: all sums of squares are exact, in float64 and in no float32.
+    rng = np.random.default_rng(shape["seed"])
+    G = np.asarray(rng.integers(-(1 << 15), 1 << 15, (shape["N"], M)) * 2.0**-7, shape["dtype"], order=shape["order"])
+    got, want = ((np.arange(M) + 0.5, np.arange(M) + 0.25) for _ in range(2))
+    cpu.add_moments(G, *got)
+    naive.add_moments(G, *want)
+    for g, w in zip(got, want, strict=True):
+        assert_array_equal(g, w)
+
+
+def stratum(d, seed, exact):
+    """Return what `fold` is given: sums over four examples and those of everything before, whole numbers or not."""
+    rng = np.random.default_rng(seed)
+    G = rng.integers(-9, 10, (4, d)) * 1.0 if exact else rng.standard_normal((4, d))
+    G[:, : d // 3] = G[0, : d // 3]  # these have no variance
+    before = [np.round(9 * rng.standard_normal(d)) for _ in range(3)]
+    return [G.sum(axis=0), (G**2).sum(axis=0), 4, 0.25, 1e-6, *before]
+
+
+@SETTINGS
+@given(st.integers(0, 60), st.integers(0, 10**6))
+def test_fold_is_its_oracle_exactly_where_every_number_is_exact(d, seed):
+    got, want = stratum(d, seed, True), stratum(d, seed, True)
+    assert_array_equal(cpu.fold(*got), naive.fold(*want))
+    for g, w in zip(got, want, strict=True):
+        assert_array_equal(g, w)
+    assert not got[0].any()
+    assert not got[1].any()
+
+
+@SETTINGS
+@given(st.integers(0, 60), st.integers(0, 10**6))
+def test_fold_matches_its_oracle(d, seed):
+    got, want = stratum(d, seed, False), stratum(d, seed, False)
+    squares = want[1].copy()
+    sums, of_oracle = cpu.fold(*got), naive.fold(*want)
+    # E[g²] and E[g]² are rounded twice each, and the sum of `out` once: whole numbers there are of the order of 36.
+    atol = 4 * np.finfo(np.float64).eps * (squares + 36)
+    assert (np.abs(got[5] - want[5]) <= atol).all()
+    assert np.abs(sums - of_oracle).max() <= atol.sum()
+    assert sums[2] == of_oracle[2] == np.count_nonzero(squares[: d // 3])
+    for g, w in zip(got[6:], want[6:], strict=True):
+        assert_array_equal(g, w)
+
+
+def test_fold_leaves_no_variance_below_zero_and_keeps_nan():
+    # As rounding may leave them: ten times 0.1, and a mean square below the squared mean.
+    total, squares = np.array([0.1 * 10, np.nan]), np.array([10 * (0.1 * 0.1) * (1 - 1e-15), 1.0])
+    out, all_total, all_squares = np.zeros((3, 2))
+    sums = cpu.fold(total, squares, 10, 1.0, 1e-6, out, all_total, all_squares)
+    assert out[0] == 0.0
+    assert sums[2] == 1
+    assert np.isnan([out[1], all_total[1], sums[0]]).all()
+
+
+def sums_by_threads(M, dtype):
+    """Everything that threads add up, over M columns."""
+    rng = np.random.default_rng(M)
+    G, labels = rng.standard_normal((97, M)).astype(dtype), rng.integers(0, 5, 97)
+    moments = np.zeros((2, M))
+    cpu.add_moments(G, *moments)
+    columns = [rng.standard_normal(M) for _ in range(3)]
+    of_fold = cpu.fold(*moments.copy(), 97, 0.3, 1.0, *columns)
+    return [moments, cpu.grouped_sums(G, labels, 5), of_fold, *columns]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("M", [3, 337, 338, 1000, 1021])  # 97 × 338 numbers are the first to be worth a thread
+def test_no_bit_depends_on_the_number_of_threads(M, dtype, monkeypatch):
+    used = set()
+    monkeypatch.setattr(threads, "n_threads", lambda: 1)
+    alone = sums_by_threads(M, dtype)
+    with ThreadPoolExecutor(3, initializer=lambda: used.add(True)) as pool:
+        monkeypatch.setattr(threads, "_pool", lambda: pool)
+        for n_threads in (2, 4):
+            monkeypatch.setattr(threads, "n_threads", lambda n_threads=n_threads: n_threads)
+            for got, want in zip(sums_by_threads(M, dtype), alone, strict=True):
+                assert_array_equal(got, want)
+    assert used
+
+
+# --------------------------------------------------------------------------------------------------------- U step
+
+
+@SETTINGS
+@given(shapes)
+def test_grouped_sums_match_the_oracle(shape):
+    rng = np.random.default_rng(shape["seed"])
+    X = traces(shape, rng)[0][:, 0]
+    labels, K = rng.integers(0, shape["K"], shape["N"]), shape["K"]
+    assert_matches(cpu.grouped_sums(X, labels, K), naive.grouped_sums(X.astype(float), labels, K), "float64", 10)
+    onto = np.ones((K, shape["I"]))
+    assert cpu.grouped_sums(X, labels, K, onto) is onto
+    assert_matches(onto, naive.grouped_sums(X.astype(float), labels, K, np.ones_like(onto)), "float64", 10)
+
+
 @SETTINGS
 @given(shapes)
 def test_u_step_matches_the_oracle_also_with_empty_clusters(shape):
@@ -89,9 +204,6 @@ def test_u_step_matches_the_oracle_also_with_empty_clusters(shape):
         want = getattr(naive, function)(A, D, labels, shape["K"])
         for g, w in zip(got, want, strict=True):
             assert_matches(g, w, "float64", 10 * shape["T"])
-    X = A[:, 0]
-    sums = naive.grouped_sums(X.astype(float), labels, shape["K"])
-    assert_matches(cpu.grouped_sums(X, labels, shape["K"]), sums, "float64", 10)
 
 
 def test_mean_centers_of_a_convolution():
