@@ -184,6 +184,11 @@ class SVRG(MiniBatch):
         x, y = ds.x[batch], ds.y[batch]
         return net.gradient(x, y)[1] - self._reference.gradient(x, y)[1] + self.gradient_
 
+    def strata(self, ds: Data) -> list[Stratum]:
+        """Return one stratum, the data set, with B draws."""
+        self._check_prepared()
+        return super().strata(ds)
+
     def contribution(self, traces: list[Trace], x: NDArray, y: NDArray) -> list[Trace]:
         """Return traces of g_i(θ) − g_i(θ̃)."""
         self._check_prepared()

@@ -149,8 +149,8 @@ def test_strata_hold_every_example_once(labels):
 
 
 def test_mini_batch_is_one_stratum():
-    _, ds = enumeration.problem(5, SIZES, 0)
-    for estimator in (gcref.MiniBatch(3), gcref.SVRG(3, replacement=True)):
+    net, ds = enumeration.problem(5, SIZES, 0)
+    for estimator in (gcref.MiniBatch(3), gcref.SVRG(3, replacement=True).prepare(net, ds)):
         (stratum,) = estimator.strata(ds)
         assert stratum.indices.tolist() == [0, 1, 2, 3, 4]
         assert (stratum.n_draws, stratum.replacement) == (3, estimator.replacement)

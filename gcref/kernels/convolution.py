@@ -61,6 +61,14 @@ def window(
     return Window(H, W, C, *kernel, *stride, padding[0], padding[0], padding[1], padding[1], out_h, out_w)
 
 
+_WORTHWHILE = 1 << 20  # multiplications; below it a thread's start costs more than it saves
+
+
+def _over(examples: int, operations: int, task: threads.Task) -> None:
+    """Share examples out to threads, if there is enough to do."""
+    threads.over(examples, task, operations >= _WORTHWHILE)
+
+
 # ------------------------------------------------------------------------------------------------ matrix products
 
 
@@ -169,7 +177,11 @@ def conv_forward(x: np.ndarray, w: np.ndarray, win: Window, bias: np.ndarray | N
     packed, flat_x, flat_out = _whole_vectors(w), x.reshape(-1), out.reshape(-1)
     b = np.empty(0, x.dtype) if bias is None else np.ascontiguousarray(bias)
     steps = win.out_w * O, O, win.n_positions * O
-    threads.over(B, lambda first, last: _correlate(flat_x, packed, b, flat_out, win, O, (0, 0), 0, *steps, first, last))
+    _over(
+        B,
+        B * win.n_positions * w.size,
+        lambda first, last: _correlate(flat_x, packed, b, flat_out, win, O, (0, 0), 0, *steps, first, last),
+    )
     return out
 
 
@@ -234,7 +246,7 @@ def conv_input_gradient(dout: np.ndarray, w: np.ndarray, win: Window) -> np.ndar
             steps = (y * win.width + x) * C, win.stride_h * win.width * C, win.stride_w * C, win.height * win.width * C
             _correlate(flat_dout, packed, nothing, flat_dx, part, C, origin, *steps, first, last)
 
-    threads.over(B, task)
+    _over(B, B * win.n_positions * w.size, task)
     return dx
 
 
@@ -308,8 +320,9 @@ def conv_gradients(x: np.ndarray, dout: np.ndarray, win: Window, out: np.ndarray
     if not out.flags.c_contiguous:  # reshape would copy, and the result be lost
         raise ValueError("out is not contiguous")
     flat_x, flat_dout, flat_out = x.reshape(-1), dout.reshape(-1), out.reshape(-1)
-    threads.over(
+    _over(
         len(x),
+        len(x) * win.n_positions * win.n_inputs * dout.shape[3],
         lambda first, last: _gradients(
             flat_x, flat_dout, flat_out, win, dout.shape[3], out.shape[1] * out.shape[2], int(fresh), first, last
         ),
@@ -356,5 +369,6 @@ def patch_sums(x: np.ndarray, win: Window) -> np.ndarray:
     """Σ_t A_it, (B, I), from the input, no patch being formed. x (B, H, W, C). Cost B T I."""
     out = np.zeros((len(x), win.n_inputs), x.dtype)
     flat_x, flat_out = x.reshape(-1), out.reshape(-1)
-    threads.over(len(x), lambda first, last: _patch_sums(flat_x, flat_out, win, first, last))
+    operations = len(x) * win.n_positions * win.n_inputs
+    _over(len(x), operations, lambda first, last: _patch_sums(flat_x, flat_out, win, first, last))
     return out

@@ -1,10 +1,9 @@
 """The arithmetic of gradient clustering on a CPU, one equation a function.
 
 A weight's traces are ``A`` (N, T, I), its inputs, and ``D`` (N, T, O), the gradients of each example's own
-loss with respect to its outputs; example i's gradient is the matrix g_i = Σ_t A_it D_itᵀ, shape (I, O), which
-no function here ever forms for all examples at once. What is one matrix product is plain NumPy; what is a loop is
-compiled. Every function trusts its input. Products keep the dtype of their input; sums and results are
-float64.
+loss with respect to its outputs; example i's gradient is the matrix g_i = Σ_t A_it D_itᵀ, shape (I, O). What is one
+matrix product is plain NumPy; what is a loop is compiled. Every function trusts its input. Products keep the dtype of
+their input; sums and results are float64.
 """
 
 from collections.abc import Iterator
@@ -200,7 +199,7 @@ def fold(
     return np.asarray(sums.sum(axis=0))
 
 
-# --------------------------------------------------------------------------------------------------- U step
+# ------------------------------------------------------------------------------------------ sums by cluster
 
 
 @fast_jit
@@ -220,29 +219,6 @@ def grouped_sums(X: np.ndarray, labels: np.ndarray, n_clusters: int, out: np.nda
     sums = np.zeros((n_clusters, X.shape[1])) if out is None else out
     threads.over(X.shape[1], lambda first, last: _grouped_sums(X, labels, sums, first, last), X.size >= 1 << 15)
     return sums
-
-
-def center_sums(A: np.ndarray, D: np.ndarray, labels: np.ndarray, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:
-    """N_k c_k = Σ_{i∈k} (1/T) Σ_t A_it and N_k d_k = Σ_{i∈k} Σ_t D_it, what a U step adds up; (K, I), (K, O).
-
-    Sums of batches add up to the sums of the whole. A (N, T, I), D (N, T, O). Cost N T (I + O).
-    """
-    T = A.shape[1]
-    if T == 1:
-        return grouped_sums(A[:, 0], labels, n_clusters), grouped_sums(D[:, 0], labels, n_clusters)
-    c_sums = grouped_sums(A.sum(axis=1, dtype=np.float64), labels, n_clusters)
-    return c_sums / T, grouped_sums(D.sum(axis=1, dtype=np.float64), labels, n_clusters)
-
-
-def u_step(A: np.ndarray, D: np.ndarray, labels: np.ndarray, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eq. 6, rank-1 mean centres: c_k = mean_{i∈k} (1/T) Σ_t A_it, d_k = mean_{i∈k} Σ_t D_it; (K, I), (K, O).
-
-    A cluster without members, which the empty-cluster rule keeps from occurring, has the centre 0.
-    A (N, T, I), D (N, T, O), labels (N,). Cost N T (I + O).
-    """
-    c_sums, d_sums = center_sums(A, D, labels, n_clusters)
-    sizes = np.maximum(np.bincount(labels, minlength=n_clusters), 1)[:, None]
-    return c_sums / sizes, d_sums / sizes
 
 
 # --------------------------------------------------------------------------------------------------- A step

@@ -193,27 +193,6 @@ def test_grouped_sums_match_the_oracle(shape):
     assert_matches(onto, naive.grouped_sums(X.astype(float), labels, K, np.ones_like(onto)), "float64", 10)
 
 
-@SETTINGS
-@given(shapes)
-def test_u_step_matches_the_oracle_also_with_empty_clusters(shape):
-    rng = np.random.default_rng(shape["seed"])
-    A, D = traces(shape, rng)
-    labels = rng.integers(0, shape["K"], shape["N"])
-    for function in ("center_sums", "u_step"):
-        got = getattr(cpu, function)(A, D, labels, shape["K"])
-        want = getattr(naive, function)(A, D, labels, shape["K"])
-        for g, w in zip(got, want, strict=True):
-            assert_matches(g, w, "float64", 10 * shape["T"])
-
-
-def test_mean_centers_of_a_convolution():
-    A = np.array([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
-    D = np.array([[[1.0], [10.0]], [[100.0], [1000.0]]])
-    c, d = cpu.u_step(A, D, np.array([0, 0]), 2)
-    assert_array_equal(c, [[4.0, 5.0], [0.0, 0.0]])
-    assert_array_equal(d, [[(11.0 + 1100.0) / 2], [0.0]])
-
-
 def test_float32_squares_are_summed_in_float64():
     A = np.full((1, 1, 1 << 20), 0.1, dtype=np.float32)
     D = np.full((1, 1, 1), 3.0, dtype=np.float32)
