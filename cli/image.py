@@ -3,6 +3,9 @@
 import shlex
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,9 @@ def _number(flag: str, kind: type, default: str, text: str) -> Any:
     "--norm", type=click.Choice(["default", "none", "batch"]), show_default="default",
     help="Batch norm; by default only from resnet20 on. It is traced with running statistics.",
 )  # fmt: skip
-@_number("--n-examples", int, "all", "Train on the first so many examples.")
+@_number(
+    "--n-examples", int, "all", "Train on the first so many examples; of a folder, on so many spread over its classes."
+)
 @_number("--n-test-examples", int, "all", "Test on the first so many.")
 @_number("--image-size", int, "64", "Rows and columns that images of a folder are cut to (preset imagenet: 224).")
 @click.option("--skip-broken", is_flag=True, default=None, help="Leave out images of a folder that cannot be read.")
@@ -101,6 +106,8 @@ def image(out: Path, preset: str | None, data_dir: str | None, overwrite: bool, 
       gcref image --preset imagenet --data-dir imagenet --out imagenet.h5
       gcref figures mnist.h5 cifar10.h5 --out figures
     """  # noqa: D301
+    if out.suffix not in {".h5", ".hdf5"}:
+        raise click.UsageError(f"--out {out}: the name of a results file ends in .h5 or .hdf5")
     from gcref.studies.image_run import ImageRun
     from gcref.studies.image_run import preset as of_preset
 
@@ -122,7 +129,7 @@ def _run(run: Any, out: Path, data_dir: str | None, command: str, overwrite: boo
     start = time.monotonic()
     again = "the same command goes on from the last measurement"
     try:
-        with progress_on_stderr(run.iterations, "iterations") as progress:
+        with progress_on_stderr(run.iterations, "iterations") as progress, _warnings_in_words():
             ran = run_image(run, out, data_dir, command, overwrite, progress)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -136,13 +143,21 @@ def _run(run: Any, out: Path, data_dir: str | None, command: str, overwrite: boo
     if not ran:
         click.echo(f"{out} is finished already: {run.id}, nothing to do.")
         return
-    _print_table(out)
-    click.echo(f"{out}: {run.iterations} iterations in {time.monotonic() - start:.0f} s. Next:")
+    end = _print_table(out)
+    click.echo(f"{out}: {end} in {time.monotonic() - start:.0f} s. Next:")
     click.echo(f"  gcref figures {shlex.quote(str(out))} --out figures")
 
 
-def _print_table(out: Path) -> None:
-    """Print loss, accuracy and variances at ten or so of the measuring points."""
+@contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Show what the library warns of, such as images left out, without the line of code that says so."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
+        yield
+
+
+def _print_table(out: Path) -> str:
+    """Print loss, accuracy and variances at ten or so of the measuring points; say how far the run came."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -159,9 +174,9 @@ def _print_table(out: Path) -> None:
     for i in sorted({*range(0, n, max(1, n // 10)), n - 1} if n else ()):
         cells = [f"{series[f'variance/{m}'][i]:.2e}" for m in methods]
         table.add_row(
-            str(series["iteration"][i]), f"{series['train_loss'][i]:.4f}", f"{series['train_accuracy'][i]:.2%}",
+            str(series["iteration"][i]), f"{series['train_loss'][i]:#.5g}", f"{series['train_accuracy'][i]:.2%}",
             f"{series['test_accuracy'][i]:.2%}", *cells, f"{series[f'normalized_variance/{methods[0]}'][i]:.3f}",
         )  # fmt: skip
     wide_console(110).print(table)
-    if attrs["status"] == "diverged":
-        click.echo(f"The training loss was no longer finite after iteration {series['iteration'][-1] if n else 0}.")
+    last = series["iteration"][-1] if n else 0
+    return f"{last} iterations" if attrs["status"] == "complete" else f"it diverged after iteration {last}"

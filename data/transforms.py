@@ -84,8 +84,15 @@ def duplicate(ds: Dataset, share: float, n_originals: int = 5) -> Dataset:
     return _chosen(ds, np.concatenate([np.arange(n_kept), np.arange(n_copies) % n_originals]))
 
 
-def subset(ds: Dataset, n: int) -> Dataset:
-    """Return the first n examples, without a copy.
+def subset(ds: Dataset, n: int, spread: bool = False) -> Dataset:
+    """Return n examples: the first ones, without a copy, or such as lie evenly spread.
+
+    Parameters
+    ----------
+    ds : Dataset
+    n : int
+    spread : bool
+        Whether to take examples ⌊i·N/n⌋, which of a data set sorted by class are a share of every class.
 
     Raises
     ------
@@ -97,7 +104,7 @@ def subset(ds: Dataset, n: int) -> Dataset:
     _check_integer("n", n, 1)
     if n > len(ds):
         raise ValueError(f"n is {n}; ds has only {len(ds)} examples")
-    return _chosen(ds, slice(0, n))
+    return _chosen(ds, np.arange(n) * len(ds) // n if spread and n < len(ds) else slice(0, n))
 
 
 @dataclass(frozen=True)

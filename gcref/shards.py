@@ -277,14 +277,6 @@ def _state(path: Path, config: str, overwrite: bool) -> str:
     return "finished"
 
 
-def is_finished(path: Path, config: str) -> bool:
-    """Say whether `path` is the finished file of `config`; whatever else there is, is the business of `claim`."""
-    try:
-        return path.is_file() and _state(path, config, overwrite=True) == "finished"
-    except StoreError:
-        return False
-
-
 def may_hold_a_part(path: Path, config: str) -> bool:
     """Say whether an unfinished file of `config` may be put at `path`: if nothing is there, or an earlier such file."""
     return not path.exists() or _state(path, config, overwrite=True) == "unfinished"

@@ -304,7 +304,7 @@ def _normalized(coordinates: Vector, gradient: Vector) -> float:
 
 def _noise_scale(trace: float, gradient: Vector) -> float:
     """Tr Σ / ‖ḡ‖², 0/0 = 0."""
-    squared = float(gradient @ gradient)
+    squared = float(np.square(gradient).sum())  # BLAS would let the number of threads decide
     if squared == 0:
         return 0.0 if trace == 0 else float("inf")
     return float(trace / squared)

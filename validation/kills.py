@@ -1,9 +1,9 @@
-"""Kill sweeps and finish them: ``python -m gcref.validation.kills``.
+"""Kill runs and finish them: ``python -m gcref.validation.kills``, or with ``--image`` those of an image model.
 
-A small grid is run once undisturbed, by the real command line. Then the same command is killed (SIGKILL to
-the parent) or stopped (Ctrl-C: SIGINT to the whole process group) at random moments, and given again. Each
-time no worker survives, nothing half written has a final name, and the finished file holds the same bytes in every
-data set as the undisturbed one. Last, one worker against two. POSIX only.
+A small sweep, or a small image model, is run once undisturbed, by the real command line. Then the same command is
+killed (SIGKILL to the parent) or stopped (Ctrl-C: SIGINT to the whole process group) at random moments, and given
+again. Each time no worker survives, nothing half written has a final name, and the finished file holds the same bytes
+in every data set as the undisturbed one. Last, of a sweep, one worker against two. POSIX only.
 """
 
 import argparse
@@ -25,14 +25,23 @@ import numpy as np
 
 from gcref import store
 
-GRID = (
-    "--input-dim=50", "--teacher-hidden=20,1100", "--ratio=0.5,1,2,5", "--learning-rate=0.01,0.1",
+SWEEP = (
+    "rf-sweep", "--input-dim=50", "--teacher-hidden=20,1100", "--ratio=0.5,1,2,5", "--learning-rate=0.01,0.1",
     "--seed=0,1", "--iterations=1500",
 )  # fmt: skip
-SMALL_GRID = ("--input-dim=10", "--teacher-hidden=20", "--ratio=1,2", "--seed=0,1", "--iterations=1000")
+SMALL_SWEEP = (
+    "rf-sweep", "--input-dim=10", "--teacher-hidden=20", "--ratio=1,2", "--seed=0,1", "--iterations=1000"
+)  # fmt: skip
+DIGITS = (
+    "image", "--dataset=digits", "--n-examples=300", "--n-test-examples=50", "--batch-size=10", "--momentum=0.9",
+    "--corrupt-fraction=0.1", "--duplicate-fraction=0.2", "--measure-every=20", "--refresh-every=100",
+    "--gc-iterations=2",
+)  # fmt: skip
+IMAGE = (*DIGITS, "--model=cnn", "--norm=batch", "--width=4", "--iterations=600")
+SMALL_IMAGE = (*DIGITS, "--model=mlp", "--hidden=16", "--iterations=600")
 IGNORED = {"seconds", "command"}
 GONE_WITHIN = 2.0  # seconds
-EARLIER = 0.7  # of the moment, for a sweep that had ended by then
+EARLIER = 0.7  # of the moment, for a run that had ended by then
 
 
 @dataclass
@@ -79,27 +88,20 @@ def _contents(file: h5py.File) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------- the processes
 
 
-def start(folder: Path, grid: Sequence[str], workers: int) -> subprocess.Popen:
-    """Start the sweep that writes ``folder/results.h5``, in a process group of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "gcref.cli",
-        "rf-sweep",
-        "--out",
-        "results.h5",
-        f"--workers={workers}",
-        *grid,
-    ]
+def start(folder: Path, command: Sequence[str], workers: int) -> subprocess.Popen:
+    """Start the command that writes ``folder/results.h5``, in a process group of its own."""
+    whole = [sys.executable, "-m", "gcref.cli", *command, "--out", "results.h5"]
+    if command[0] == "rf-sweep":
+        whole += [f"--workers={workers}"]
     folder.mkdir(exist_ok=True)
     with open(folder / "log.txt", "ab") as log:
-        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(whole, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
 
-def finish(folder: Path, grid: Sequence[str], workers: int) -> tuple[int, float]:
-    """Run the sweep to its end; return exit code and seconds."""
+def finish(folder: Path, command: Sequence[str], workers: int) -> tuple[int, float]:
+    """Run the command to its end; return exit code and seconds."""
     begin = time.monotonic()
-    return start(folder, grid, workers).wait(timeout=600), time.monotonic() - begin
+    return start(folder, command, workers).wait(timeout=600), time.monotonic() - begin
 
 
 def alive(group: int) -> list[int]:
@@ -137,16 +139,16 @@ def half_files(folder: Path) -> list[str]:
 # ----------------------------------------------------------------------------------------------- the rounds
 
 
-def killed(folder: Path, reference: Path, grid: Sequence[str], moment: float) -> Outcome:
+def killed(folder: Path, reference: Path, command: Sequence[str], moment: float) -> Outcome:
     """Kill the parent after `moment` seconds, look around, finish, compare."""
-    process = start(folder, grid, workers=2)
+    process = start(folder, command, workers=2)
     time.sleep(moment)
     workers = len(alive(process.pid)) - 1
     process.kill()
     code = process.wait()
     if code == 0:  # it was quicker than the undisturbed one
         shutil.rmtree(folder)
-        return killed(folder, reference, grid, EARLIER * moment)
+        return killed(folder, reference, command, EARLIER * moment)
     left, seconds = _survivors(process.pid)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
@@ -156,12 +158,12 @@ def killed(folder: Path, reference: Path, grid: Sequence[str], moment: float) ->
     out.faults += [f"had ended before, exit code {code}"] if code != -signal.SIGKILL else []
     out.faults += [f"{len(left)} children outlived it"] if left else []
     out.faults += [f"half written: {name}" for name in half_files(folder)]
-    return _finish_and_compare(out, folder, reference, grid)
+    return _finish_and_compare(out, folder, reference, command)
 
 
-def stopped(folder: Path, reference: Path, grid: Sequence[str], moment: float) -> Outcome:
-    """Press Ctrl-C after `moment` seconds, and not before the first trajectory, look around, finish, compare."""
-    process = start(folder, grid, workers=2)
+def stopped(folder: Path, reference: Path, command: Sequence[str], moment: float) -> Outcome:
+    """Press Ctrl-C after `moment` seconds, and not before the first shard, look around, finish, compare."""
+    process = start(folder, command, workers=2)
     time.sleep(moment)
     while process.poll() is None and not any(store.parts_of(folder / "results.h5").glob("*.h5")):
         time.sleep(0.02)
@@ -170,7 +172,7 @@ def stopped(folder: Path, reference: Path, grid: Sequence[str], moment: float) -
     code = process.wait(timeout=60)
     if code == 0:  # it was quicker than the undisturbed one
         shutil.rmtree(folder)
-        return stopped(folder, reference, grid, EARLIER * moment)
+        return stopped(folder, reference, command, EARLIER * moment)
     left, _ = _survivors(process.pid)
     out = Outcome(f"Ctrl-C at {moment:.2f} s")
     out.faults += [f"exit code {code} instead of 130"] if code != 130 else []
@@ -182,12 +184,14 @@ def stopped(folder: Path, reference: Path, grid: Sequence[str], moment: float) -
         out.seen = f"results.h5 readable, {len(np.unique(rows['trajectory']))} trajectories"
     except store.StoreError as error:
         out.faults.append(str(error))
-    return _finish_and_compare(out, folder, reference, grid)
+    return _finish_and_compare(out, folder, reference, command)
 
 
-def _finish_and_compare(out: Outcome, folder: Path, reference: Path, grid: Sequence[str], workers: int = 2) -> Outcome:
+def _finish_and_compare(
+    out: Outcome, folder: Path, reference: Path, command: Sequence[str], workers: int = 2
+) -> Outcome:
     """Give the same command (again), and hold the file against the undisturbed one."""
-    code, seconds = finish(folder, grid, workers)
+    code, seconds = finish(folder, command, workers)
     out.seen += f"{'; ' if out.seen else ''}finished in {seconds:.1f} s"
     if code:
         out.faults.append(f"finishing it: exit code {code}")
@@ -199,23 +203,24 @@ def _finish_and_compare(out: Outcome, folder: Path, reference: Path, grid: Seque
     return out
 
 
-def run(folder: Path, grid: Sequence[str], n_kills: int, n_stops: int, seed: int) -> list[Outcome]:
+def run(folder: Path, command: Sequence[str], n_kills: int, n_stops: int, seed: int) -> list[Outcome]:
     """Run everything in `folder`; return a line for each round."""
     rng = random.Random(seed)
-    code, duration = finish(folder / "undisturbed", grid, workers=2)
+    code, duration = finish(folder / "undisturbed", command, workers=2)
     reference = folder / "undisturbed" / "results.h5"
-    out = Outcome("undisturbed, 2 workers", f"{duration:.1f} s", [f"exit code {code}"] if code else [])
+    out = Outcome("undisturbed", f"{duration:.1f} s", [f"exit code {code}"] if code else [])
     if code:
         return [out]
     bytes_before = reference.read_bytes()
-    out.faults += ["again: exit code not 0"] if finish(folder / "undisturbed", grid, workers=2)[0] else []
+    out.faults += ["again: exit code not 0"] if finish(folder / "undisturbed", command, workers=2)[0] else []
     out.faults += ["again: the file changed"] if reference.read_bytes() != bytes_before else []
     outcomes = [out]
     for i in range(n_kills):
-        outcomes.append(killed(folder / f"kill{i}", reference, grid, duration * rng.uniform(0.15, 0.9)))
+        outcomes.append(killed(folder / f"kill{i}", reference, command, duration * rng.uniform(0.15, 0.9)))
     for i in range(n_stops):
-        outcomes.append(stopped(folder / f"stop{i}", reference, grid, duration * rng.uniform(0.45, 0.85)))
-    outcomes.append(_finish_and_compare(Outcome("1 worker"), folder / "alone", reference, grid, workers=1))
+        outcomes.append(stopped(folder / f"stop{i}", reference, command, duration * rng.uniform(0.45, 0.85)))
+    if command[0] == "rf-sweep":
+        outcomes.append(_finish_and_compare(Outcome("1 worker"), folder / "alone", reference, command, workers=1))
     return outcomes
 
 
@@ -225,12 +230,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=5, help="rounds with SIGKILL (default 5)")
     parser.add_argument("--stops", type=int, default=2, help="rounds with Ctrl-C (default 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
-    parser.add_argument("--small", action="store_true", help="a smaller grid")
+    parser.add_argument("--image", action="store_true", help="an image model instead of a sweep")
+    parser.add_argument("--small", action="store_true", help="a smaller one")
     options = parser.parse_args(argv)
     print(f"seed of the moments: {options.seed}")
     with tempfile.TemporaryDirectory() as folder:
-        grid = SMALL_GRID if options.small else GRID
-        outcomes = run(Path(folder), grid, options.kills, options.stops, options.seed)
+        whole, small = (IMAGE, SMALL_IMAGE) if options.image else (SWEEP, SMALL_SWEEP)
+        outcomes = run(Path(folder), small if options.small else whole, options.kills, options.stops, options.seed)
     for outcome in outcomes:
         verdict = f"FAIL: {'; '.join(outcome.faults)}" if outcome.faults else "PASS"
         print(f"{outcome.what:<24} {outcome.seen:<70} {verdict}")

@@ -13,7 +13,7 @@ import numpy as np
 
 import gcref
 from gcref import shards, store
-from gcref.studies.image_data import ImageData, build, prepare
+from gcref.studies.image_data import build, prepare
 from gcref.studies.image_run import ImageRun
 from gcref.studies.trajectory import Trajectory
 
@@ -63,12 +63,13 @@ def run_image(
     """
     path = Path(os.path.realpath(path))
     with shards.lock(path):
-        if shards.is_finished(path, run.to_json()):
-            return False
+        if _is_finished(path, run) and not overwrite:
+            return not shards.claim(path, run.to_json())
         dataset = prepare(run, data_dir)
+        net = build(run, dataset)
         if shards.claim(path, run.to_json(), overwrite):
             return False
-        study = _Study(run, dataset, path, command)
+        study = _Study(Trajectory(run, net, dataset), path, command)
         try:
             study.go(progress)
             study.finish()
@@ -78,13 +79,22 @@ def run_image(
         return True
 
 
+def _is_finished(path: Path, run: ImageRun) -> bool:
+    """Whether `path` is the finished file of `run`; whatever else there is, is the business of `shards.claim`."""
+    try:
+        attrs = store.read_attrs(path)
+    except store.StoreError:
+        return False
+    return attrs.get("config") == run.to_json() and bool(attrs.get("complete"))
+
+
 class _Study:
     """One run and its shards: a checkpoint, one a snapshot, and in the end the whole trajectory."""
 
-    def __init__(self, run: ImageRun, dataset: ImageData, path: Path, command: str) -> None:
-        self.run, self.path, self.command = run, path, command
+    def __init__(self, trajectory: Trajectory, path: Path, command: str) -> None:
+        self.trajectory, self.run, self.path, self.command = trajectory, trajectory.run, path, command
         self.parts = store.parts_of(path)
-        self.trajectory = Trajectory(run, build(run, dataset), dataset)
+        run, dataset = trajectory.run, trajectory.data
         self.attrs: dict[str, Any] = _hyper_parameters(run) | {
             "n_train": len(dataset.train), "n_test": len(dataset.test), "n_classes": dataset.n_classes,
             "n_parameters": self.trajectory.net.n_parameters, "data_digest": dataset.digest,
@@ -101,9 +111,10 @@ class _Study:
             trajectory.refresh()
             work.measured(_seconds(self._measure))
         while trajectory.iteration < run.iterations and not trajectory.diverged:
-            work.stepped(_seconds(trajectory.step))
-            if trajectory.iteration in run.points:
-                work.measured(_seconds(self._measure))
+            with np.errstate(over="ignore", invalid="ignore"):  # measuring sees what has diverged, and says so
+                work.stepped(_seconds(trajectory.step))
+                if trajectory.iteration in run.points:
+                    work.measured(_seconds(self._measure))
             if progress is not None and (work.steps % 10 == 0 or work.steps in run.points):
                 progress(trajectory.iteration, work.share())
 
@@ -118,6 +129,8 @@ class _Study:
             shards.write_shard(self.parts, name, {}, trajectory.snapshot(), compress=False)
         if trajectory.iteration and run.refreshes(trajectory.iteration):
             trajectory.refresh()
+            if trajectory.diverged:
+                return
         attrs = {"data_digest": self.attrs["data_digest"], "seconds": self._elapsed()}
         shards.write_shard(self.parts, CHECKPOINT, attrs, trajectory.state(), compress=False)
 
@@ -128,8 +141,8 @@ class _Study:
         attrs, state = shards.read_shard(self.parts, CHECKPOINT)
         if attrs["data_digest"] != self.attrs["data_digest"]:
             raise store.StoreError(
-                f"{self.parts} was begun with other data of {self.run.dataset}; restore those, or give --overwrite "
-                "after deleting it"
+                f"{self.parts} was begun with other data of {self.run.dataset}; restore those, or delete the folder to "
+                "begin anew"
             )
         self.trajectory.restore(state)
         self.seconds = float(attrs["seconds"])

@@ -10,7 +10,7 @@ from gcref.data import Dataset
 from gcref.engine import image_models, models
 from gcref.engine.network import Network
 from gcref.studies.image_run import ImageRun
-from gcref.studies.teacher import stream_seed
+from gcref.studies.teacher import floor_of, stream_seed
 
 
 class ImageData(NamedTuple):
@@ -43,8 +43,9 @@ def prepare(run: ImageRun, data_dir: str | None = None) -> ImageData:
     test = data.load(run.dataset, "test", data_dir, **options)
     _check(run, train, test)
     n_classes = int(train.y.max()) + 1
-    train = data.subset(train, run.n_examples or len(train))
-    test = data.subset(test, run.n_test_examples or len(test))
+    by_class = run.dataset == "imagefolder"  # a folder's images come sorted by class
+    train = data.subset(train, run.n_examples or len(train), spread=by_class)
+    test = data.subset(test, run.n_test_examples or len(test), spread=by_class)
     digest = _digest(train, test)
     if run.corrupt_fraction:
         train = data.corrupt_labels(train, run.corrupt_fraction, n_classes, stream_seed(run.seed, "corrupt labels"))
@@ -90,7 +91,7 @@ def _check(run: ImageRun, train: Dataset, test: Dataset) -> None:
             f"dataset={run.dataset} gives N={n} training examples, fewer than the {needed} that "
             f"batch_size={run.batch_size} needs (K clusters need K examples, SG-2B twice the batch)"
         )
-    if run.duplicate_fraction and n * (1 - run.duplicate_fraction) < run.n_originals:
+    if run.duplicate_fraction and n - floor_of(run.duplicate_fraction, n) < run.n_originals:
         raise ValueError(
             f"duplicate_fraction={run.duplicate_fraction} leaves fewer than n_originals={run.n_originals} of N={n}"
         )

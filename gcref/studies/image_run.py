@@ -163,7 +163,7 @@ def preset(name: str, overrides: Mapping[str, Any]) -> ImageRun:
     values = {**PRESETS[name], **overrides}
     if values.pop("drops", False) and "milestones" not in values:
         iterations = typed("iterations", values["iterations"], int)
-        values["milestones"] = tuple(sorted({iterations // 2, 3 * iterations // 4}))
+        values["milestones"] = tuple(sorted({iterations // 2, 3 * iterations // 4} - {0}))
     return ImageRun(**values)
 
 

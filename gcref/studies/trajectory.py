@@ -37,7 +37,7 @@ class Trajectory:
     arrays : dict
         The series measured so far, by their names in the file, each with one number a measuring point.
     diverged : bool
-        Whether the training loss is no longer finite.
+        Whether a number to be measured was not finite.
     """
 
     def __init__(self, run: ImageRun, net: Network, data: ImageData) -> None:
@@ -82,16 +82,19 @@ class Trajectory:
     # ----------------------------------------------------------------------------------------------------- measuring
 
     def refresh(self) -> None:
-        """Renew SVRG's snapshot and every clustering at the present parameters."""
+        """Renew SVRG's snapshot and every clustering at the present parameters; say so if they have diverged."""
         if "svrg" in self.run.methods:
             self.svrg.prepare(self.net, self.data.train)
         if self.clusterings:
             traces = _traces(self.net, self.data.train)
             for clustering in self.clusterings.values():
-                clustering.fit(traces)
+                try:
+                    clustering.fit(traces)
+                except ValueError:  # squared norms of gradients overflow long before the gradients themselves
+                    self.diverged = True
 
     def measure(self) -> None:
-        """Add one number to every series; where the loss is not finite, only say so."""
+        """Add one number to every series; where one is not finite, only say so."""
         train_loss, train_accuracy = evaluate(self.net, self.data.train)
         if not (np.isfinite(train_loss) and np.isfinite(self.net.theta).all()):
             self.diverged = True
@@ -107,8 +110,14 @@ class Trajectory:
             numbers[f"variance/{method}"] = variance.average
             numbers[f"normalized_variance/{method}"] = variance.normalized
             numbers[f"standard_error/{method}"] = variance.standard_error
-        for name, series in self.arrays.items():
-            self.arrays[name] = np.append(series, series.dtype.type(numbers[name]))
+        # The noise scale is infinite where the full gradient is 0, which is no divergence.
+        if not all(np.isfinite(number) for name, number in numbers.items() if name != "noise_scale"):
+            self.diverged = True
+            return
+        # In one piece, so that an interrupt leaves series of one length.
+        self.arrays = {
+            name: np.append(series, series.dtype.type(numbers[name])) for name, series in self.arrays.items()
+        }
 
     def estimators(self) -> dict[str, Estimator]:
         """Return the estimators in force, by name, in the order of the run."""

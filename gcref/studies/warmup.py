@@ -53,7 +53,10 @@ def _networks(dtype: np.dtype) -> None:
     ):
         gradient = net.gradient(ds.x, ds.y, training=True)[1]
         SGD(0.1, momentum=0.5, weight_decay=0.1).step(net.theta, gradient)
-        estimators: dict[str, Estimator] = {"svrg": SVRG(2).prepare(net, ds), "gc": Stratified(GradientClustering(2)).prepare(net, ds)}
+        estimators: dict[str, Estimator] = {
+            "svrg": SVRG(2).prepare(net, ds),
+            "gc": Stratified(GradientClustering(2)).prepare(net, ds),
+        }
         variances(estimators, net, ds)
 
 

@@ -113,6 +113,15 @@ def test_originals_must_stay(ds):
 
 
 @both
+def test_a_spread_subset_has_every_class(ds):
+    by_class = Dataset(ds.x, np.repeat(np.arange(8), 5))
+    out = subset(by_class, 16, spread=True)
+    np.testing.assert_array_equal(np.bincount(out.y), np.full(8, 2))
+    np.testing.assert_array_equal(out.x[3], ds.x[7])
+    assert subset(by_class, 40, spread=True).x.shape == by_class.x.shape
+
+
+@both
 def test_a_subset_is_the_beginning(ds):
     for n in (1, 7, np.int64(40)):
         out = subset(ds, n)

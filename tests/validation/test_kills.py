@@ -274,6 +274,47 @@ def test_another_exit_code_after_ctrl_c_is_a_fault(scripts, tmp_path):
     assert faults[:2] == ["exit code 1 instead of 130", "a traceback"]
 
 
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (("rf-sweep", "--seed=1"), ["rf-sweep", "--seed=1", "--out", "results.h5", "--workers=2"]),
+        (("image", "--seed=1"), ["image", "--seed=1", "--out", "results.h5"]),
+    ],
+)
+def test_the_real_command_line_is_started(command, expected, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(subprocess, "Popen", lambda whole, **options: calls.append((whole[1:], options["cwd"])))
+    kills.start(tmp_path / "round", command, workers=2)
+    assert calls == [(["-m", "gcref.cli", *expected], tmp_path / "round")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "command"),
+    [
+        ([], kills.SWEEP), (["--small"], kills.SMALL_SWEEP), (["--image"], kills.IMAGE),
+        (["--image", "--small"], kills.SMALL_IMAGE),
+    ],
+)  # fmt: skip
+def test_what_is_killed(flags, command, monkeypatch):
+    asked = []
+    monkeypatch.setattr(kills, "run", lambda folder, command, *_: asked.append(command) or [])
+    kills.main(flags)
+    assert asked == [command]
+
+
+@pytest.mark.parametrize(("command", "last"), [(kills.SWEEP, ["1 worker"]), (kills.IMAGE, [])])
+def test_the_rounds(command, last, monkeypatch, tmp_path):
+    """Only a sweep has workers to count."""
+    (tmp_path / "undisturbed").mkdir()
+    (tmp_path / "undisturbed" / "results.h5").touch()
+    monkeypatch.setattr(kills, "finish", lambda *_, **__: (0, 1.0))
+    monkeypatch.setattr(kills, "killed", lambda *_: kills.Outcome("kill"))
+    monkeypatch.setattr(kills, "stopped", lambda *_: kills.Outcome("stop"))
+    monkeypatch.setattr(kills, "_finish_and_compare", lambda out, *_, **__: out)
+    outcomes = kills.run(tmp_path, command, 2, 1, 0)
+    assert [outcome.what for outcome in outcomes] == ["undisturbed", "kill", "kill", "stop", *last]
+
+
 # ------------------------------------------------------------------------------------------------- verdict
 
 
@@ -290,8 +331,9 @@ def test_one_fault_fails_the_program(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_small_sweep_survives_every_kill(capsys):
-    code = kills.main(["--small"])
+@pytest.mark.parametrize(("flags", "n_rounds"), [((), 9), (("--image",), 8)], ids=["sweep", "image"])
+def test_a_small_run_survives_every_kill(flags, n_rounds, capsys):
+    code = kills.main(["--small", *flags])
     printed = capsys.readouterr().out
     assert code == 0, printed
-    assert "PASS: 9 of 9 rounds" in printed
+    assert f"PASS: {n_rounds} of {n_rounds} rounds" in printed
