@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,46 +20,94 @@ MOST_LINES = 20
 
 @click.command(short_help="Recompute the numbers of a results file.")
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option("--workers", type=click.IntRange(min=1), show_default="all cores", help="Processes, one thread each.")
-def validate(results: Path, workers: int | None) -> None:
-    """Recompute every number in RESULTS, a file of the random-features study, from scratch.
+@click.option(
+    "--workers", type=click.IntRange(min=1), show_default="all cores",
+    help="Processes, one thread each, for a file of the random-features study.",
+)  # fmt: skip
+@click.option("--data-dir", type=click.Path(), help="Folder with the images; else $GCREF_DATA, then standard places.")
+@click.option(
+    "--examples", type=click.IntRange(min=1), show_default="500",
+    help="Images whose gradients are written out where those of all would be too many numbers.",
+)  # fmt: skip
+def validate(results: Path, workers: int | None, data_dir: str | None, examples: int | None) -> None:
+    """Recompute the numbers in RESULTS, a file of the random-features study or of an image study, from scratch.
 
-    Data and models are drawn again from the stored configuration, the gradient of every example is written
-    out, and variances, clusterings and SGD's own steps are computed by plain NumPy that, these draws aside,
-    shares nothing with the code that measured. Exit code 0: all is as it should be; 1: something is not.
+    Data and models are made again from the stored configuration, the gradient of every example is written
+    out, and variances, clusterings and SGD's own steps are computed by plain NumPy that, the random draws
+    aside, shares nothing with the code that measured. Exit code 0: all is as it should be; 1: something is not.
+
+    Of an image study, what was measured where a snapshot was kept is recomputed in float64, from a backward
+    pass of each example alone. Where all gradients together are more than 10⁹ numbers, sums of squares over
+    all examples take their place, and the gradients of --examples random ones vouch for these.
 
     \b
     Examples:
       gcref validate quick.h5
       gcref validate results.h5 --workers 1
+      gcref validate cifar10.h5 --data-dir cifar --examples 1000
     """  # noqa: D301
-    from concurrent.futures.process import BrokenProcessPool
-
-    from gcref.executor import n_cores
-    from gcref.store import StoreError
-    from gcref.studies.sweep import config_of
-    from gcref.validation import results as recomputation
+    from gcref.store import StoreError, read_config
 
     start = time.monotonic()
     try:
-        total = len(config_of(results).specs())
-        with progress_on_stderr(total) as progress:
-            checks = recomputation.validate(results, workers or n_cores(), progress)
+        of_images = read_config(results)["schema"].startswith("image/")
     except StoreError as error:
         raise click.UsageError(str(error)) from None
-    except KeyboardInterrupt:
-        click.echo(f"\nStopped: nothing is known of {results}.", err=True)
-        sys.exit(130)
-    except BrokenProcessPool:
-        raise click.ClickException("a worker died (out of memory?); fewer --workers need less") from None
+    others = {"--workers": workers} if of_images else {"--data-dir": data_dir, "--examples": examples}
+    for flag, value in others.items():
+        if value is not None:
+            kind = "an image study" if of_images else "the random-features study"
+            raise click.UsageError(f"{flag}={value} has no meaning for {results}, a file of {kind}")
+    with _failures_told(results):
+        checks, extent = _images(results, data_dir, examples or 500) if of_images else _sweep(results, workers)
     _print_table(checks)
     _print_failures(checks)
     failed = [check.name for check in checks if not check.passed]
     verdict = f"FAIL in {', '.join(failed)}" if failed else "every check passed"
     n_checked = next(check.n for check in checks if check.name == "recomputation")
     seconds = time.monotonic() - start
-    click.echo(f"{results}: {verdict} ({n_checked} of {total} trajectories recomputed, {seconds:.0f} s)")
+    click.echo(f"{results}: {verdict} ({n_checked} of {extent} recomputed, {seconds:.0f} s)")
     sys.exit(1 if failed else 0)
+
+
+@contextmanager
+def _failures_told(results: Path) -> Iterator[None]:
+    """Say in one sentence why a file cannot be checked."""
+    from concurrent.futures.process import BrokenProcessPool
+
+    from gcref.data import DataError
+    from gcref.store import StoreError
+
+    try:
+        yield
+    except (StoreError, DataError) as error:
+        raise click.UsageError(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo(f"\nStopped: nothing is known of {results}.", err=True)
+        sys.exit(130)
+    except BrokenProcessPool:
+        raise click.ClickException("a worker died (out of memory?); fewer --workers need less") from None
+
+
+def _sweep(results: Path, workers: int | None) -> tuple[list["Check"], str]:
+    """Check a file of the random-features study, and say what it is made of."""
+    from gcref.executor import n_cores
+    from gcref.studies.sweep import config_of
+    from gcref.validation.results import validate
+
+    total = len(config_of(results).specs())
+    with progress_on_stderr(total) as progress:
+        return validate(results, workers or n_cores(), progress), f"{total} trajectories"
+
+
+def _images(results: Path, data_dir: str | None, examples: int) -> tuple[list["Check"], str]:
+    """Check a file of an image study, and say what it is made of."""
+    from gcref.validation.image_results import config_of, validate
+
+    run = config_of(results)
+    total = sum(run.keeps_snapshot(point) for point in run.points)
+    with progress_on_stderr(total, "snapshots") as progress:
+        return validate(results, data_dir, examples, isolated=True, progress=progress), f"{total} snapshots"
 
 
 def _print_table(checks: Sequence["Check"]) -> None:

@@ -245,10 +245,22 @@ class _ClosedForm:
             return np.zeros(self.net.n_parameters)
         mean, second = moments.total / moments.n, moments.squares / moments.n
         out = np.maximum(second - mean**2, 0.0)
-        if not self._cancels(out.sum(), second.sum(), float(np.count_nonzero(out < CANCELLATION * second))):
-            return out
-        estimator = None if name is None else self.estimators[name]
-        return _centered(moments, _passes(self.net, self.ds, np.arange(len(self.ds.y)), estimator))
+        if self._cancels(out.sum(), second.sum(), float(np.count_nonzero(out < CANCELLATION * second))):
+            estimator = None if name is None else self.estimators[name]
+            out = _centered(moments, _passes(self.net, self.ds, np.arange(len(self.ds.y)), estimator))
+        return out if name is None else self._without_rounding(out, second)
+
+    def _without_rounding(self, out: Vector, second: Vector) -> Vector:
+        """Set to 0 what rounding alone leaves of differences g_i − g̃_i in coordinates where both gradients are 0.
+
+        A difference over several positions, A (D − D̃)ᵀ + (A − Ã) D̃ᵀ, cancels there but for rounding, and where the
+        full gradient is 0, too, V / (V + ḡ²) would read 1 in place of 0.
+        """
+        resolution = (16 * float(np.finfo(self.net.dtype).eps)) ** 2
+        for block in self.net.blocks:
+            part = out[block.slice]
+            part[part < resolution * second[block.slice].mean()] = 0.0
+        return out
 
 
 def _passes(net: Network, ds: Data, indices: NDArray[np.intp], estimator: Estimator | None) -> Passes:

@@ -1,9 +1,14 @@
+import json
+import shutil
+
 import h5py
 import pytest
 from click.testing import CliRunner
 
 from gcref.cli import cli
 from gcref.studies.grid import Sweep
+from gcref.studies.image import run_image
+from gcref.studies.image_run import ImageRun
 from gcref.studies.sweep import run_sweep
 
 
@@ -22,12 +27,26 @@ def results(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "x.h5"
+    run = ImageRun(
+        dataset="digits", hidden=(4,), n_examples=40, n_test_examples=20, batch_size=4, iterations=20,
+        measure_every=10, refresh_every=20, gc_iterations=1,
+    )  # fmt: skip
+    run_image(run, path)
+    return path
+
+
+def rows_of(result):
+    return {line.split("  ")[1].strip() for line in result.stdout.splitlines() if " pass " in line}
+
+
 def test_a_good_file(results):
     before = results.read_bytes()
     result = invoke(results, "--workers", 1)
     assert result.exit_code == 0, result.output
-    rows = {line.split("  ")[1].strip(): line for line in result.stdout.splitlines() if " pass " in line}
-    assert {"digests", "snapshots", "replay: numbers", "labels", "Monte Carlo: pooled"} <= set(rows)
+    assert {"digests", "snapshots", "replay: numbers", "labels", "Monte Carlo: pooled"} <= rows_of(result)
     assert "FAIL" not in result.stdout
     assert "normalized at T = 10: sgb 0." in result.stdout
     assert "optimum gap: alternating" in result.stdout
@@ -81,3 +100,65 @@ def test_what_cannot_be_read_is_a_usage_error(results, tmp_path, kind):
 
 def test_workers_must_be_positive(results):
     assert invoke(results, "--workers", 0).exit_code == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Image studies
+
+
+def test_a_good_file_of_images(images):
+    before = images.read_bytes()
+    result = invoke(images, "--examples", 10)
+    assert result.exit_code == 0, result.output
+    assert {"data", "digests", "contents", "SG-2B", "summary", "parameters", "snapshots", "objective"} <= rows_of(
+        result
+    )
+    assert "snapshots: 2 of 3 measuring points have a snapshot" in result.stdout
+    assert f"{images}: every check passed (2 of 2 snapshots recomputed" in result.stdout
+    assert result.stderr.splitlines()[-1].startswith("2 of 2 snapshots, 100% of this run's work")
+    assert images.read_bytes() == before
+
+
+def test_a_changed_file_of_images(images, tmp_path):
+    path = shutil.copy(images, tmp_path / "changed.h5")
+    with h5py.File(path, "a") as file:
+        for group in file["trajectories"].values():
+            group["variance/gc"][...] = group["variance/gc"][()] * 1.001
+    result = invoke(path)
+    assert result.exit_code == 1
+    assert "FAIL in digests, summary, snapshots, objective (2 of 2 snapshots recomputed" in result.stdout
+    assert "iteration 20: variance/gc is " in result.stderr
+
+
+def reconfigured(images, tmp_path, **changes):
+    """A copy of the file with another configuration."""
+    path = shutil.copy(images, tmp_path / "changed.h5")
+    with h5py.File(path, "a") as file:
+        file.attrs["config"] = json.dumps(json.loads(file.attrs["config"]) | changes)
+    return path
+
+
+def test_missing_images_are_a_usage_error(images, tmp_path):
+    path = reconfigured(images, tmp_path, dataset="cifar10")
+    result = invoke(path, "--data-dir", tmp_path)
+    assert result.exit_code == 2
+    assert "cifar-10-binary.tar.gz" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_damaged_configuration_of_images_is_a_usage_error(images, tmp_path):
+    result = invoke(reconfigured(images, tmp_path, batch_size=0))
+    assert result.exit_code == 2
+    assert "batch_size=0" in result.stderr
+
+
+def test_options_belong_to_a_study(images, results):
+    for path, option, value in (
+        (images, "--workers", 1),
+        (results, "--examples", 10),
+        (results, "--data-dir", "."),
+    ):
+        result = invoke(path, option, value)
+        assert result.exit_code == 2
+        assert f"{option}={value} has no meaning" in result.stderr
+    assert invoke(images, "--examples", 0).exit_code == 2
