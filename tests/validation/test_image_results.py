@@ -31,6 +31,7 @@ RUNS = {
     "monte-carlo": dataclasses.replace(MLP, method="monte-carlo", n_estimates=10),
     "monte-carlo float64": dataclasses.replace(MLP, method="monte-carlo", n_estimates=10, precision="float64"),
     "batch norm": dataclasses.replace(MLP, model="resnet8", hidden=(), width=2, norm="batch", iterations=20),
+    "residual float64": dataclasses.replace(MLP, model="resnet8", hidden=(), width=2, precision="float64"),
     "changed data": dataclasses.replace(
         MLP, model="cnn", width=1, label_smoothing=0.1, corrupt_fraction=0.2, duplicate_fraction=0.5
     ),
