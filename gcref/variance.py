@@ -11,8 +11,8 @@ from gcref.engine.algebra import add_moments
 from gcref.engine.network import Network
 from gcref.engine.trace import Trace
 from gcref.estimators import Data, Estimator, MiniBatch, Stratum, chunks
-from gcref.kernels.cpu import add_moments as add_gradient_moments
-from gcref.kernels.cpu import fold
+from gcref.kernels.moments import add_moments as add_gradient_moments
+from gcref.kernels.moments import fold
 
 Vector = NDArray[np.float64]
 Passes = Callable[[], Iterator[list[Trace]]]

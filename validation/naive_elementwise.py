@@ -97,3 +97,39 @@ def max_pool_gradient(dout: np.ndarray, where: np.ndarray, shape: tuple[int, ...
     for j in np.ndindex(dout.shape):
         dx[np.unravel_index(where[j], shape)] += float(dout[j])
     return dx
+
+
+# ------------------------------------------------------------------------------------------- positions and strides
+
+
+def position_sums(x: np.ndarray) -> np.ndarray:
+    """Σ_t x_it, (B, C)."""
+    out = np.zeros((x.shape[0], x.shape[2]))
+    for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            out[i] += x[i, t]
+    return out
+
+
+def thin(x: np.ndarray, stride: int, n_channels: int) -> np.ndarray:
+    """Every stride-th row and column, with zeros up to n_channels."""
+    out = np.zeros((len(x), -(-x.shape[1] // stride), -(-x.shape[2] // stride), n_channels), x.dtype)
+    for y in range(out.shape[1]):
+        for z in range(out.shape[2]):
+            out[:, y, z, : x.shape[3]] = x[:, y * stride, z * stride]
+    return out
+
+
+def spread(dout: np.ndarray, stride: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Each dout to where `thin` took its number from."""
+    dx = np.zeros(shape, dout.dtype)
+    for y in range(dout.shape[1]):
+        for z in range(dout.shape[2]):
+            dx[:, y * stride, z * stride] = dout[:, y, z, : shape[3]]
+    return dx
+
+
+def accumulate(total: np.ndarray, part: np.ndarray) -> None:
+    """Add part to total."""
+    for j in range(len(total)):
+        total[j] += float(part[j])

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from gcref.engine import costs
 from gcref.engine.trace import Array, Trace, check_traces
-from gcref.kernels import cpu
+from gcref.kernels import cpu, moments
+from gcref.kernels.elementwise import accumulate
 
 _NUMBERS = 1 << 22  # of patches or gradients, held at once
 
@@ -73,12 +74,15 @@ def add_moments(trace: Trace, total: NDArray[np.float64], squares: NDArray[np.fl
     time, added up in float64.
     """
     if trace.n_positions <= 2:
-        total += np.tensordot(trace.A, trace.D, axes=((0, 1), (0, 1))).ravel()
-        squares += cpu.second_moment(trace.A, trace.D).ravel()
+        A, D = trace.A, trace.D
+        n = trace.n_examples * trace.n_positions
+        product = A.reshape(n, trace.n_inputs).T @ D.reshape(n, trace.n_outputs)
+        accumulate(total, product.reshape(-1))
+        moments.second_moment(A, D, out=squares.reshape(trace.n_inputs, trace.n_outputs))
         return
     for rows in _chunks(trace, True):
         part = trace.rows(rows)
-        cpu.add_moments(part.gradients().reshape(part.n_examples, part.n_parameters), total, squares)
+        moments.add_moments(part.gradients().reshape(part.n_examples, part.n_parameters), total, squares)
 
 
 def _chunks(trace: Trace, by_gradients: bool) -> Iterator[slice]:

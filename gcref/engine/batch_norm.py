@@ -129,9 +129,10 @@ class BatchNorm2d(Layer):
         n = x.size // self.n_channels
         if n < 2:
             raise ValueError(f"x has shape {x.shape}; batch statistics need at least two numbers a channel")
-        zero = np.zeros(self.n_channels)
-        mean = elementwise.channel_sums(x, x, zero)[0] / n
-        variance = elementwise.channel_sums(x, x, mean)[1] / n  # Σ x (x − mean) is Σ (x − mean)²
+        # Σ x and Σ x (x − c) in one pass, in float64, where c may be any number near the mean.
+        center = running_mean.astype(np.float64)
+        mean, about = elementwise.channel_sums(x, x, center) / n
+        variance = np.maximum(about - mean * (mean - center), 0.0)
         running_mean += self.momentum * (mean - running_mean)
         running_variance += self.momentum * (variance * n / (n - 1) - running_variance)
         return mean, variance

@@ -122,7 +122,9 @@ class GlobalAvgPool(Layer):
         """
         if x.ndim != 4:
             raise ValueError(f"x has shape {x.shape}; {self!r} expects (B, H, W, C)")
-        return x.mean(axis=(1, 2)), x.shape
+        return elementwise.position_sums(x.reshape(len(x), x.shape[1] * x.shape[2], x.shape[3])) / (
+            x.dtype.type(x.shape[1] * x.shape[2])
+        ), x.shape
 
     def backward(
         self, dout: Array, cache: Any, weights: Sequence[Array], grads: Sequence[Array] | None, need_dx: bool
@@ -155,20 +157,13 @@ class Subsample(Layer):
         """
         if x.ndim != 4 or x.shape[3] > self.n_out:
             raise ValueError(f"x has shape {x.shape}; {self!r} expects (B, H, W, C) with C at most {self.n_out}")
-        thin = x[:, :: self.stride, :: self.stride]
-        out = np.zeros((*thin.shape[:3], self.n_out), x.dtype)
-        out[..., : x.shape[3]] = thin
-        return out, x.shape
+        return elementwise.thin(x, self.stride, self.n_out), x.shape
 
     def backward(
         self, dout: Array, cache: Any, weights: Sequence[Array], grads: Sequence[Array] | None, need_dx: bool
     ) -> Array | None:
         """Put dout back where it came from."""
-        if not need_dx:
-            return None
-        dx = np.zeros(cache, dout.dtype)
-        dx[:, :: self.stride, :: self.stride] = dout[..., : cache[3]]
-        return dx
+        return elementwise.spread(dout, self.stride, cache) if need_dx else None
 
     def __repr__(self) -> str:
         return f"Subsample({self.stride}, {self.n_out})"

@@ -332,17 +332,34 @@ def conv_gradients(x: np.ndarray, dout: np.ndarray, win: Window, out: np.ndarray
 # ---------------------------------------------------------------------------------------------------------- patches
 
 
+@jit
+def _patches(x, out, win, first, last):  # type: ignore[no-untyped-def]
+    """Examples first…last−1 of `patches`."""
+    run = win.kernel_w * win.channels
+    wide = (win.left + win.width + win.right) * win.channels
+    padded = _scratch(x, win)
+    place = first * win.out_h * win.out_w * win.kernel_h * run
+    for i in range(first, last):
+        _pad(x, i * win.height * win.width * win.channels, win, padded)
+        for y in range(win.out_h):
+            for z in range(win.out_w):
+                for k in range(win.kernel_h):
+                    here = (y * win.stride_h + k) * wide + z * win.stride_w * win.channels
+                    source, target = padded[here : here + run], out[place : place + run]
+                    for j in range(run):
+                        target[j] = source[j]
+                    place += run
+
+
 def patches(x: np.ndarray, win: Window) -> np.ndarray:
     """Return the patch matrices A (B, T, I), what im2col is usually called; h·w times the memory of x.
 
     x (B, H, W, C).
     """
-    around = ((0, 0), (win.top, win.bottom), (win.left, win.right), (0, 0))
-    padded = np.pad(x, around)
-    views = np.lib.stride_tricks.sliding_window_view(padded, (win.kernel_h, win.kernel_w), axis=(1, 2))
-    views = views[:, :: win.stride_h, :: win.stride_w][:, : win.out_h, : win.out_w]
-    # (B, H', W', C, h, w) → (B, T, h·w·C)
-    return views.transpose(0, 1, 2, 4, 5, 3).reshape(len(x), win.n_positions, win.n_inputs)
+    out = np.empty((len(x), win.n_positions, win.n_inputs), x.dtype)
+    flat_x, flat_out = x.reshape(-1), out.reshape(-1)
+    _over(len(x), out.size, lambda first, last: _patches(flat_x, flat_out, win, first, last))
+    return out
 
 
 @fast_jit

@@ -16,7 +16,7 @@ from gcref.kernels.jit import fast_jit, jit
 _CHUNK = 1 << 20  # numbers held at once where a function works through the examples in chunks
 
 
-def _chunks(N: int, numbers: int, most: int = 1 << 62) -> Iterator[slice]:
+def chunked(N: int, numbers: int, most: int = 1 << 62) -> Iterator[slice]:
     """Cut N examples of `numbers` numbers each into slices of at most _CHUNK numbers, or `most` examples."""
     step = max(1, min(most, _CHUNK // max(1, numbers)))
     return (slice(first, first + step) for first in range(0, N, step))
@@ -43,7 +43,7 @@ def sq_norms(A: np.ndarray, D: np.ndarray) -> np.ndarray:
     if T <= 2:
         return _sq_norms(A, D)
     out = np.empty(N)
-    for rows in _chunks(N, T * T):
+    for rows in chunked(N, T * T):
         a, d = A[rows], D[rows]
         products = (a @ a.transpose(0, 2, 1)) * (d @ d.transpose(0, 2, 1))
         out[rows] = products.sum(axis=(1, 2), dtype=np.float64)
@@ -91,7 +91,7 @@ def inner_products(A: np.ndarray, D: np.ndarray, c: np.ndarray, d: np.ndarray) -
     """
     (N, T, I), O, K = A.shape, D.shape[2], len(c)  # noqa: E741
     out = np.zeros((N, K))
-    for rows in _chunks(N, T * K):
+    for rows in chunked(N, T * K):
         n = len(A[rows]) * T
         a, b = A[rows].reshape(n, I) @ c.T, D[rows].reshape(n, O) @ d.T
         a *= b
@@ -105,98 +105,9 @@ def inner_products_of_gradients(G: np.ndarray, c: np.ndarray, d: np.ndarray) -> 
     G (N, I, O), rank-1 centres c (K, I), d (K, O). Cost N K I O.
     """
     out = np.zeros((len(G), len(c)))
-    for rows in _chunks(len(G), len(c) * d.shape[1]):
+    for rows in chunked(len(G), len(c) * d.shape[1]):
         out[rows] = np.einsum("nko,ko->nk", c @ G[rows], d)
     return out
-
-
-def second_moment(A: np.ndarray, D: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Σ_i w_i g_i∘g_i, coordinate by coordinate; (I, O), with w_i = 1 where `weights` (N,) is None.
-
-    T ≤ 2: Σ_{t,s} (A_t∘A_s)ᵀ(w D_t∘D_s), matrix products that form no gradient; beyond, the gradients of a
-    few examples at a time. A (N, T, I), D (N, T, O). Cost N T min(T, 2) I O. Products of up to 256 examples
-    keep the dtype, their sum is float64.
-    """
-    N, T, I = A.shape  # noqa: E741
-    O = D.shape[2]  # noqa: E741
-    w = np.ones(N, A.dtype) if weights is None else np.asarray(weights, dtype=A.dtype)
-    out = np.zeros((I, O))
-    for rows in _chunks(N, T * (I + O) if T <= 2 else T * (I + O) + I * O, 256):
-        out += _chunk_second_moment(A[rows], D[rows], w[rows])
-    return out
-
-
-def _chunk_second_moment(A: np.ndarray, D: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Σ_i w_i g_i∘g_i of a few examples."""
-    T = A.shape[1]
-    if T > 2:
-        gradients = A.transpose(0, 2, 1) @ D
-        return np.tensordot(w, gradients * gradients, axes=1)
-    total = (A[:, 0] * A[:, 0]).T @ (w[:, None] * D[:, 0] * D[:, 0])
-    for t in range(1, T):
-        total += (A[:, t] * A[:, t]).T @ (w[:, None] * D[:, t] * D[:, t])
-        for s in range(t):
-            total += (A[:, t] * A[:, s]).T @ (2 * w[:, None] * D[:, t] * D[:, s])
-    return total
-
-
-@fast_jit
-def _add_moments(G: np.ndarray, total: np.ndarray, squares: np.ndarray, first: int, last: int) -> None:
-    """Columns first…last−1 of `add_moments`."""
-    sums, squared = total[first:last], squares[first:last]
-    for i in range(G.shape[0]):
-        g = G[i, first:last]
-        for j in range(g.shape[0]):
-            value = np.float64(g[j])
-            sums[j] += value
-            squared[j] += value * value
-
-
-def add_moments(G: np.ndarray, total: np.ndarray, squares: np.ndarray) -> None:
-    """Add Σ_i g_i and Σ_i g_i∘g_i of gradients written out to total and squares, in float64.
-
-    G (N, M), total and squares (M,). Cost N M.
-    """
-    threads.over(G.shape[1], lambda first, last: _add_moments(G, total, squares, first, last), G.size >= 1 << 15)
-
-
-@fast_jit
-def _fold(total, squares, n, share, cancelled, out, all_total, all_squares):  # type: ignore[no-untyped-def]
-    """A range of coordinates of `fold`."""
-    variance, second, n_cancelled = 0.0, 0.0, 0
-    for j in range(total.shape[0]):
-        mean, square = total[j] / n, squares[j] / n
-        one = max(square - mean * mean, 0.0)
-        n_cancelled += one < cancelled * square
-        out[j] += share * one
-        variance += share * one
-        second += share * square
-        all_total[j] += total[j]
-        all_squares[j] += squares[j]
-        total[j] = 0.0
-        squares[j] = 0.0
-    return variance, second, n_cancelled
-
-
-def fold(
-    total: np.ndarray, squares: np.ndarray, n: int, share: float, cancelled: float,
-    out: np.ndarray, all_total: np.ndarray, all_squares: np.ndarray,
-) -> np.ndarray:  # fmt: skip
-    """End a stratum of n examples: out_j += share·max(0, E[g_j²] − E[g_j]²), its sums added to all and set to 0.
-
-    All arrays (d,), float64. Returns Σ_j of what was added, Σ_j share·E[g_j²], which its rounding is relative
-    to, and how many coordinates are left with less than `cancelled` of their E[g_j²]. Cost d.
-    """
-    parts = threads.ranges(len(out), threads.N_PARTS)
-    sums = np.zeros((len(parts), 3))
-    place = {start: part for part, (start, _) in enumerate(parts)}
-
-    def task(first: int, last: int) -> None:
-        arrays = [a[first:last] for a in (total, squares, out, all_total, all_squares)]
-        sums[place[first]] = _fold(arrays[0], arrays[1], n, share, cancelled, *arrays[2:])
-
-    threads.run(parts, task)
-    return np.asarray(sums.sum(axis=0))
 
 
 # ------------------------------------------------------------------------------------------ sums by cluster

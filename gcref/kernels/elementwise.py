@@ -164,6 +164,54 @@ def position_sums(x: np.ndarray) -> np.ndarray:
     return out
 
 
+@jit
+def _thin(x, stride, out, first, last):  # type: ignore[no-untyped-def]
+    C = x.shape[3]
+    for i in range(first, last):
+        for y in range(out.shape[1]):
+            for z in range(out.shape[2]):
+                source, target = x[i, y * stride, z * stride], out[i, y, z]
+                for c in range(C):
+                    target[c] = source[c]
+
+
+def thin(x: np.ndarray, stride: int, n_channels: int) -> np.ndarray:
+    """Every stride-th row and column of x (B, H, W, C), with zeros up to n_channels. Cost the size of the result."""
+    shape = (len(x), -(-x.shape[1] // stride), -(-x.shape[2] // stride), n_channels)
+    out = np.zeros(shape, x.dtype)
+    threads.over(len(x), lambda first, last: _thin(x, stride, out, first, last), out.size >= _WORTHWHILE)
+    return out
+
+
+@jit
+def _spread(dout, stride, dx, first, last):  # type: ignore[no-untyped-def]
+    C = dx.shape[3]
+    for i in range(first, last):
+        for y in range(dout.shape[1]):
+            for z in range(dout.shape[2]):
+                source, target = dout[i, y, z], dx[i, y * stride, z * stride]
+                for c in range(C):
+                    target[c] = source[c]
+
+
+def spread(dout: np.ndarray, stride: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The gradient of `thin`: dout back where it came from, 0 elsewhere; `shape` (B, H, W, C). Cost its size."""
+    dx = np.zeros(shape, dout.dtype)
+    threads.over(len(dx), lambda first, last: _spread(dout, stride, dx, first, last), dx.size >= _WORTHWHILE)
+    return dx
+
+
+@fast_jit
+def _accumulate(total, part):  # type: ignore[no-untyped-def]
+    for j in range(total.shape[0]):
+        total[j] += part[j]
+
+
+def accumulate(total: np.ndarray, part: np.ndarray) -> None:
+    """Add part to total (d,), which is float64 whatever the dtype of part. Cost d."""
+    _over(total, lambda first, last: _accumulate(total[first:last], part[first:last]))
+
+
 # ----------------------------------------------------------------------------------------------------------- pooling
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from gcref.kernels import cpu, threads
+from gcref.kernels import moments as kernel_moments
 from gcref.validation import naive
 
 SETTINGS = settings(deadline=None, max_examples=25)
@@ -69,7 +70,7 @@ def test_second_moment_matches_the_oracle(shape, weighted):
     rng = np.random.default_rng(shape["seed"])
     A, D = traces(shape, rng)
     weights = rng.integers(0, 4, shape["N"]) if weighted else None
-    got, want = cpu.second_moment(A, D, weights), naive.second_moment(A, D, weights)
+    got, want = kernel_moments.second_moment(A, D, weights), naive.second_moment(A, D, weights)
     assert_matches(got, want, shape["dtype"], shape["T"] ** 2)
 
 
@@ -77,9 +78,9 @@ def test_second_moment_matches_the_oracle(shape, weighted):
 def test_second_moment_in_several_chunks(T, monkeypatch):
     rng = np.random.default_rng(T)
     A, D, w = rng.standard_normal((23, T, 4)), rng.standard_normal((23, T, 3)), rng.random(23)
-    whole = cpu.second_moment(A, D, w)
+    whole = kernel_moments.second_moment(A, D, w)
     monkeypatch.setattr(cpu, "_CHUNK", 100)
-    assert_allclose(cpu.second_moment(A, D, w), whole, rtol=1e-12)
+    assert_allclose(kernel_moments.second_moment(A, D, w), whole, rtol=1e-12)
     assert_allclose(whole, naive.second_moment(A, D, w), rtol=1e-12)
 
 
@@ -101,7 +102,7 @@ def test_moments_are_added_in_float64(shape, M):
     rng = np.random.default_rng(shape["seed"])
     G = np.asarray(rng.integers(-(1 << 15), 1 << 15, (shape["N"], M)) * 2.0**-7, shape["dtype"], order=shape["order"])
     got, want = ((np.arange(M) + 0.5, np.arange(M) + 0.25) for _ in range(2))
-    cpu.add_moments(G, *got)
+    kernel_moments.add_moments(G, *got)
     naive.add_moments(G, *want)
     for g, w in zip(got, want, strict=True):
         assert_array_equal(g, w)
@@ -120,7 +121,7 @@ def stratum(d, seed, exact):
 @given(st.integers(0, 60), st.integers(0, 10**6))
 def test_fold_is_its_oracle_exactly_where_every_number_is_exact(d, seed):
     got, want = stratum(d, seed, True), stratum(d, seed, True)
-    assert_array_equal(cpu.fold(*got), naive.fold(*want))
+    assert_array_equal(kernel_moments.fold(*got), naive.fold(*want))
     for g, w in zip(got, want, strict=True):
         assert_array_equal(g, w)
     assert not got[0].any()
@@ -132,7 +133,7 @@ def test_fold_is_its_oracle_exactly_where_every_number_is_exact(d, seed):
 def test_fold_matches_its_oracle(d, seed):
     got, want = stratum(d, seed, False), stratum(d, seed, False)
     squares = want[1].copy()
-    sums, of_oracle = cpu.fold(*got), naive.fold(*want)
+    sums, of_oracle = kernel_moments.fold(*got), naive.fold(*want)
     # E[g²] and E[g]² are rounded twice each, and the sum of `out` once: whole numbers there are of the order of 36.
     atol = 4 * np.finfo(np.float64).eps * (squares + 36)
     assert (np.abs(got[5] - want[5]) <= atol).all()
@@ -146,7 +147,7 @@ def test_fold_leaves_no_variance_below_zero_and_keeps_nan():
     # As rounding may leave them: ten times 0.1, and a mean square below the squared mean.
     total, squares = np.array([0.1 * 10, np.nan]), np.array([10 * (0.1 * 0.1) * (1 - 1e-15), 1.0])
     out, all_total, all_squares = np.zeros((3, 2))
-    sums = cpu.fold(total, squares, 10, 1.0, 1e-6, out, all_total, all_squares)
+    sums = kernel_moments.fold(total, squares, 10, 1.0, 1e-6, out, all_total, all_squares)
     assert out[0] == 0.0
     assert sums[2] == 1
     assert np.isnan([out[1], all_total[1], sums[0]]).all()
@@ -157,9 +158,9 @@ def sums_by_threads(M, dtype):
     rng = np.random.default_rng(M)
     G, labels = rng.standard_normal((97, M)).astype(dtype), rng.integers(0, 5, 97)
     moments = np.zeros((2, M))
-    cpu.add_moments(G, *moments)
+    kernel_moments.add_moments(G, *moments)
     columns = [rng.standard_normal(M) for _ in range(3)]
-    of_fold = cpu.fold(*moments.copy(), 97, 0.3, 1.0, *columns)
+    of_fold = kernel_moments.fold(*moments.copy(), 97, 0.3, 1.0, *columns)
     return [moments, cpu.grouped_sums(G, labels, 5), of_fold, *columns]
 
 
@@ -198,7 +199,9 @@ def test_float32_squares_are_summed_in_float64():
     D = np.full((1, 1, 1), 3.0, dtype=np.float32)
     exact = 9.0 * (1 << 20) * float(np.float32(0.1)) ** 2
     assert_allclose(cpu.sq_norms(A, D), [exact], rtol=1e-11)
-    moment = cpu.second_moment(np.full((1 << 16, 1, 1), 0.1, np.float32), np.ones((1 << 16, 1, 1), np.float32))
+    moment = kernel_moments.second_moment(
+        np.full((1 << 16, 1, 1), 0.1, np.float32), np.ones((1 << 16, 1, 1), np.float32)
+    )
     # Each product of 256 examples is float32; a float32 sum of all would be off by 1e-4.
     assert_allclose(moment, [[(1 << 16) * float(np.float32(0.1)) ** 2]], rtol=16 * np.finfo(np.float32).eps)
 

@@ -211,3 +211,34 @@ def test_sgd_step_equals_its_definition(case, momentum, weight_decay):
     sizes = rates[1] * abs(before) + abs(gradient) + rates[2] * abs(start)
     assert_sums(velocity, want, sizes, 4)
     assert_sums(theta, start - rates[0] * want, abs(start) + rates[0] * sizes, 6)
+
+
+# ------------------------------------------------------------------------------------------- positions and strides
+
+
+@SETTINGS
+@given(cases, st.integers(0, 5))
+def test_position_sums(case, T):
+    rng = np.random.default_rng(case["seed"])
+    x = rng.standard_normal((case["rows"], T, case["C"])).astype(case["dtype"])
+    assert_sums(run(case, "position_sums", x), naive.position_sums(x), naive.position_sums(np.abs(x)), T + 1)
+
+
+@SETTINGS
+@given(cases, st.integers(1, 6), st.integers(1, 6), st.integers(1, 3), st.integers(0, 3))
+def test_thinning_and_its_gradient(case, H, W, stride, more):
+    rng = np.random.default_rng(case["seed"])
+    x = rng.standard_normal((case["rows"], H, W, case["C"])).astype(case["dtype"])
+    out = run(case, "thin", x, stride, case["C"] + more)
+    assert_array_equal(out, naive.thin(x, stride, case["C"] + more))
+    assert_array_equal(run(case, "spread", out, stride, x.shape), naive.spread(out, stride, x.shape))
+
+
+@SETTINGS
+@given(cases)
+def test_sums_are_added_in_float64(case):
+    (part,) = numbers(case, 1)
+    got, want = np.arange(part.size) + 0.1, np.arange(part.size) + 0.1
+    run(case, "accumulate", got, part.reshape(-1))
+    naive.accumulate(want, part.reshape(-1))
+    assert_array_equal(got, want)
