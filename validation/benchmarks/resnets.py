@@ -8,6 +8,7 @@ before anything is timed. The exit code is 0 if both claims hold, 1 otherwise.
 
 import os
 import sys
+from typing import Any
 
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 
@@ -97,7 +98,8 @@ def compare_one(name: str, net: Network, n_blocks: int, norm: bool) -> bool:
     y_torch = torch.from_numpy(y)
     best = None
     for layout in (torch.contiguous_format, torch.channels_last):
-        model = torch_model(net, n_blocks, norm).to(memory_format=layout)  # type: ignore[call-overload]
+        model: Any = torch_model(net, n_blocks, norm)
+        model = model.to(memory_format=layout)
         x_torch = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).contiguous(memory_format=layout)
 
         def theirs(model: nn.Module = model, x_torch: torch.Tensor = x_torch) -> float:
