@@ -27,7 +27,22 @@ class Flatten(Layer):
         return dout.reshape(cache) if need_dx else None
 
 
-class MaxPool2d(Layer):
+class _Pool(Layer):
+    """What both kinds of pooling are given, and how they are written."""
+
+    def __init__(self, kernel: Pair, stride: Pair | None = None, padding: Pair = 0) -> None:
+        self.kernel = pair(kernel, "kernel", 1)
+        self.stride = self.kernel if stride is None else pair(stride, "stride", 1)
+        self.padding = pair(padding, "padding", 0)
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
+            raise ValueError(f"padding is {padding}; at most half the kernel, {kernel}, is expected")
+
+    def __repr__(self) -> str:
+        sizes = f"{short(self.kernel)}, stride={short(self.stride)}, padding={short(self.padding)}"
+        return f"{type(self).__name__}({sizes})"
+
+
+class MaxPool2d(_Pool):
     """The largest number under each window, by channel; the gradient goes to the first largest.
 
     Parameters
@@ -40,13 +55,6 @@ class MaxPool2d(Layer):
     ValueError
         If a size is not a positive integer, or the padding is more than half the kernel.
     """
-
-    def __init__(self, kernel: Pair, stride: Pair | None = None, padding: Pair = 0) -> None:
-        self.kernel = pair(kernel, "kernel", 1)
-        self.stride = self.kernel if stride is None else pair(stride, "stride", 1)
-        self.padding = pair(padding, "padding", 0)
-        if any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
-            raise ValueError(f"padding is {padding}; at most half the kernel, {kernel}, is expected")
 
     def forward(self, x: Array, weights: Sequence[Array]) -> tuple[Array, Any]:
         """Return the maxima; where they were is the cache."""
@@ -61,11 +69,8 @@ class MaxPool2d(Layer):
         where, shape = cache
         return elementwise.max_pool_gradient(np.ascontiguousarray(dout), where, shape) if need_dx else None
 
-    def __repr__(self) -> str:
-        return f"MaxPool2d({short(self.kernel)}, stride={short(self.stride)}, padding={short(self.padding)})"
 
-
-class AvgPool2d(Layer):
+class AvgPool2d(_Pool):
     """The mean of each window, by channel; zeros of the padding count.
 
     Parameters
@@ -73,13 +78,6 @@ class AvgPool2d(Layer):
     kernel, stride, padding : int or (int, int)
         As in `MaxPool2d`.
     """
-
-    def __init__(self, kernel: Pair, stride: Pair | None = None, padding: Pair = 0) -> None:
-        self.kernel = pair(kernel, "kernel", 1)
-        self.stride = self.kernel if stride is None else pair(stride, "stride", 1)
-        self.padding = pair(padding, "padding", 0)
-        if any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
-            raise ValueError(f"padding is {padding}; at most half the kernel, {kernel}, is expected")
 
     def forward(self, x: Array, weights: Sequence[Array]) -> tuple[Array, Any]:
         """Return the means, (B, H', W', C)."""
@@ -104,9 +102,6 @@ class AvgPool2d(Layer):
         for rows, columns in _taps(win):
             padded[:, rows, columns] += share
         return np.ascontiguousarray(padded[:, win.top : win.top + win.height, win.left : win.left + win.width])
-
-    def __repr__(self) -> str:
-        return f"AvgPool2d({short(self.kernel)}, stride={short(self.stride)}, padding={short(self.padding)})"
 
 
 class GlobalAvgPool(Layer):
