@@ -1,5 +1,7 @@
 """What several commands need: lists of numbers, and errors that end in exit code 2."""
 
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -7,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
 
@@ -35,6 +39,18 @@ WORDS = ListOf(str, "names")
 def flatten(values: tuple[tuple, ...]) -> tuple:
     """Join the lists of a repeated option."""
     return tuple(value for group in values for value in group)
+
+
+def results_file(out: "Path") -> None:
+    """Refuse the name of a results file that nobody would know as one; exit code 2."""
+    if out.suffix not in {".h5", ".hdf5"}:
+        raise click.UsageError(f"--out {out}: the name of a results file ends in .h5 or .hdf5")
+
+
+def command_line() -> str:
+    """Return the command as it was given, for the file that it writes."""
+    # A name that is no Unicode (a stray byte) would be refused by the file, at the very end.
+    return shlex.join(["gcref", *sys.argv[1:]]).encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager

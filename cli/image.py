@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from gcref.cli.common import INTEGERS, WORDS, flatten, usage_errors
+from gcref.cli.common import INTEGERS, WORDS, command_line, flatten, results_file, usage_errors, wide_console
 from gcref.cli.progress import progress_on_stderr
 
 DATASETS = ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagefolder"]
@@ -106,8 +106,7 @@ def image(out: Path, preset: str | None, data_dir: str | None, overwrite: bool, 
       gcref image --preset imagenet --data-dir imagenet --out imagenet.h5
       gcref figures mnist.h5 cifar10.h5 --out figures
     """  # noqa: D301
-    if out.suffix not in {".h5", ".hdf5"}:
-        raise click.UsageError(f"--out {out}: the name of a results file ends in .h5 or .hdf5")
+    results_file(out)
     from gcref.studies.image_run import ImageRun
     from gcref.studies.image_run import preset as of_preset
 
@@ -117,9 +116,7 @@ def image(out: Path, preset: str | None, data_dir: str | None, overwrite: bool, 
             run = ImageRun(**given)
         else:
             run = of_preset(preset or "mnist", given)
-    # A name that is no Unicode (a stray byte) would be refused by the file, at the very end.
-    command = shlex.join(["gcref", *sys.argv[1:]]).encode("utf-8", "backslashreplace").decode()
-    _run(run, out, data_dir, command, overwrite)
+    _run(run, out, data_dir, command_line(), overwrite)
 
 
 def _run(run: Any, out: Path, data_dir: str | None, command: str, overwrite: bool) -> None:
@@ -161,7 +158,6 @@ def _print_table(out: Path) -> str:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from gcref.cli.common import wide_console
     from gcref.store import read_trajectory
 
     attrs, series = read_trajectory(out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gcref.cli.common import FLOATS, INTEGERS, WORDS, flatten, usage_errors, wide_console
+from gcref.cli.common import FLOATS, INTEGERS, WORDS, command_line, flatten, results_file, usage_errors, wide_console
 from gcref.cli.progress import progress_on_stderr
 
 if TYPE_CHECKING:
@@ -80,16 +80,13 @@ def rf_sweep(out: Path, quick: bool, workers: int | None, overwrite: bool, **opt
     gcref rf-sweep --duplicates --out dup.h5         Fig. 8
     gcref rf-sweep --learning-rate 0.01,0.03 --seed 0 --ratio 1 --ratio 5 --out mine.h5
     """  # noqa: D301
-    if out.suffix not in {".h5", ".hdf5"}:
-        raise click.UsageError(f"--out {out}: the name of a results file ends in .h5 or .hdf5")
+    results_file(out)
     from gcref.executor import n_cores
     from gcref.studies.grid import Sweep
 
     with usage_errors():
         sweep = Sweep(**_settings(quick, options))
-    # A name that is no Unicode (a stray byte) would be refused by the file, at the very end.
-    command = shlex.join(["gcref", *sys.argv[1:]]).encode("utf-8", "backslashreplace").decode()
-    _run(sweep, out, workers or n_cores(), command, overwrite)
+    _run(sweep, out, workers or n_cores(), command_line(), overwrite)
 
 
 def _settings(quick: bool, options: dict[str, Any]) -> dict[str, Any]:

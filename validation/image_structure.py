@@ -1,6 +1,5 @@
 """Is a results file of an image study whole: its digests, its contents, its summary."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -12,7 +11,15 @@ from numpy.typing import NDArray
 
 from gcref import store
 from gcref.studies.image_run import ImageRun
-from gcref.validation.structure import ABSENT, MEMBERS, READ_ERRORS, ROOT_ATTRIBUTES, STATISTICS
+from gcref.validation.structure import (
+    ABSENT,
+    READ_ERRORS,
+    STATISTICS,
+    check_digest,
+    check_nothing_beside,
+    check_root_members,
+    members,
+)
 from gcref.validation.tally import Check
 
 Layout = dict[str, tuple[tuple[int, ...], str]]
@@ -50,7 +57,7 @@ class Trajectory:
         """Return what the snapshot of an iteration holds, by its names in the file, which is opened for it."""
         with store.open_results(self.path) as file, store.readable(Path(self.path)):
             found = file["trajectories"][self.run.id][f"snapshots/{iteration}"]
-            return {name: item[()] for name, item in _members(found) if isinstance(item, h5py.Dataset)}
+            return {name: item[()] for name, item in members(found) if isinstance(item, h5py.Dataset)}
 
 
 def series_layout(run: ImageRun, n_points: int) -> Layout:
@@ -96,7 +103,7 @@ def read_trajectory(group: Any, path: str, run: ImageRun, sizes: Sizes, check: C
         for name, kind in snapshot_layout(run, sizes).items():
             layout[f"snapshots/{iteration}/{name}"] = kind
             _check_array(group, iteration, name, kind, run, check)
-    _check_nothing_else(group, layout, run, check)
+    check_nothing_beside(group, layout, run.id, check)
     return trajectory if check.n_failures == failures else None
 
 
@@ -190,28 +197,6 @@ def _read(
     return values
 
 
-def _check_nothing_else(group: h5py.Group, layout: Layout, run: ImageRun, check: Check) -> None:
-    """No data set that the configuration does not ask for."""
-    groups = {name.rsplit("/", k)[0] for name in layout for k in range(1, name.count("/") + 1)}
-    for name, item in _members(group):
-        expected = h5py.Dataset if name in layout else h5py.Group if name in groups else None
-        if expected is None or not isinstance(item, expected):
-            check.fail(run.id, None, name, type(item).__name__, "nothing of this name and kind")
-        elif len(item.attrs):
-            check.fail(run.id, None, name, f"with attributes {', '.join(item.attrs)}", "none")
-
-
-def _members(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything below a group by name; what is only linked to from here is yielded as its link."""
-    for name in group:
-        link = group.get(name, getlink=True)
-        item = group[name] if isinstance(link, h5py.HardLink) else link
-        yield prefix + name, item
-        # A hard link can lead back up; no name of ours is deeper than snapshots/<iteration>/labels/<method>.
-        if isinstance(item, h5py.Group) and prefix.count("/") < 4:
-            yield from _members(item, f"{prefix}{name}/")
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The whole file
 
@@ -259,34 +244,16 @@ def inspect_file(path: str, run: ImageRun, sizes: Sizes) -> tuple[Trajectory | N
 
 def _check_root(file: h5py.File, run: ImageRun, contents: Check, digests: Check) -> Any:
     """Attributes, the table and the one trajectory, and nothing else; the digests. Return the trajectory's group."""
-    for name, kind in ROOT_ATTRIBUTES.items():
-        value = file.attrs.get(name, ABSENT)
-        contents.expect(isinstance(value, kind), "/", None, f"attribute {name}", value, f"a {kind.__name__}")
-    for name in file.attrs.keys() - ROOT_ATTRIBUTES.keys():
-        contents.fail("/", None, f"attribute {name}", file.attrs[name], "no such attribute")
-    for name in file:
-        own = isinstance(file.get(name, getlink=True), h5py.HardLink)
-        contents.expect(own and name in MEMBERS, "/", None, name, "there", "nothing but summary and trajectories")
-        if own and name in MEMBERS and len(file[name].attrs):
-            contents.fail(f"/{name}", None, "attributes", ", ".join(file[name].attrs), "none")
+    check_root_members(file, contents)
     group = file["trajectories"]
     names = list(group) if isinstance(group, h5py.Group) else []
     own = names == [run.id] and isinstance(group.get(run.id, getlink=True), h5py.HardLink)
     contents.expect(own, "/", None, "trajectories", ", ".join(names), run.id)
-    _check_digest(file, "/", store.root_digest, digests)
+    check_digest(file, "/", store.root_digest, digests)
     trajectory = group[run.id] if own else None
     if trajectory is not None:
-        _check_digest(trajectory, run.id, store.digest, digests)
+        check_digest(trajectory, run.id, store.digest, digests)
     return trajectory
-
-
-def _check_digest(item: Any, name: str, digest: Any, digests: Check) -> None:
-    """The numbers are those that were written."""
-    try:
-        stored, found = item.attrs.get("digest", ABSENT), digest(item)
-    except READ_ERRORS as error:
-        stored, found = ABSENT, f"unreadable ({error})"
-    digests.expect(isinstance(stored, str) and stored == found, name, None, "attribute digest", stored, found)
 
 
 def _check_ranges(trajectory: Trajectory, ranges: Check) -> None:

@@ -1,6 +1,6 @@
 """Is a results file of the random-features study whole: its digests, its contents, its summary."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -191,16 +191,21 @@ def _check_nothing_else(group: h5py.Group, sweep: Sweep, trajectory: Trajectory,
     known = {"iteration", *series_names(sweep)}
     for point in expected_snapshots(sweep, trajectory.n_measured):
         known |= {f"snapshots/{point}/{name}" for name in snapshot_names(sweep)}
+    check_nothing_beside(group, known, trajectory.spec.id, check)
+
+
+def check_nothing_beside(group: h5py.Group, known: Collection[str], trajectory: str, check: Check) -> None:
+    """Below a trajectory's group are the data sets `known` and the groups that they lie in, without attributes."""
     groups = {name.rsplit("/", k)[0] for name in known for k in range(1, name.count("/") + 1)}
-    for name, item in _members(group):
+    for name, item in members(group):
         expected = h5py.Dataset if name in known else h5py.Group if name in groups else None
         if expected is None or not isinstance(item, expected):
-            check.fail(trajectory.spec.id, None, name, type(item).__name__, "nothing of this name and kind")
+            check.fail(trajectory, None, name, type(item).__name__, "nothing of this name and kind")
         elif len(item.attrs):
-            check.fail(trajectory.spec.id, None, name, f"with attributes {', '.join(item.attrs)}", "none")
+            check.fail(trajectory, None, name, f"with attributes {', '.join(item.attrs)}", "none")
 
 
-def _members(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def members(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Everything below a group by name; what is only linked to from here is yielded as its link."""
     for name in group:
         link = group.get(name, getlink=True)
@@ -208,7 +213,7 @@ def _members(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix + name, item
         # A hard link can lead back up; no name of ours is deeper than snapshots/<iteration>/labels/<method>.
         if isinstance(item, h5py.Group) and prefix.count("/") < 4:
-            yield from _members(item, f"{prefix}{name}/")
+            yield from members(item, f"{prefix}{name}/")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -243,7 +248,7 @@ def inspect_file(path: Path | str, sweep: Sweep) -> tuple[list[Spec], list[Check
     with store.open_results(path) as file:
         _check_root(file, sweep, contents, digests)
         for spec, group in _groups(file, sweep):
-            _check_digest(group, spec.id, digests)
+            check_digest(group, spec.id, store.digest, digests)
             trajectory = read_trajectory(group, sweep, spec, contents)
             if trajectory is None:
                 continue
@@ -265,6 +270,13 @@ def _groups(file: h5py.File, sweep: Sweep) -> Iterator[tuple[Spec, Any]]:
 
 def _check_root(file: h5py.File, sweep: Sweep, contents: Check, digests: Check) -> None:
     """Attributes, the table and the trajectories, and nothing else; the digest of the whole."""
+    check_root_members(file, contents)
+    _check_trajectory_names(file, sweep, contents)
+    check_digest(file, "/", store.root_digest, digests)
+
+
+def check_root_members(file: h5py.File, contents: Check) -> None:
+    """The root has its attributes, the table and the trajectories, and nothing else."""
     for name, kind in ROOT_ATTRIBUTES.items():
         value = file.attrs.get(name, ABSENT)
         contents.expect(isinstance(value, kind), "/", None, f"attribute {name}", value, f"a {kind.__name__}")
@@ -275,13 +287,6 @@ def _check_root(file: h5py.File, sweep: Sweep, contents: Check, digests: Check) 
         contents.expect(own and name in MEMBERS, "/", None, name, "there", "nothing but summary and trajectories")
         if own and name in MEMBERS and len(file[name].attrs):
             contents.fail(f"/{name}", None, "attributes", ", ".join(file[name].attrs), "none")
-    _check_trajectory_names(file, sweep, contents)
-    try:
-        found = store.root_digest(file)
-    except READ_ERRORS as error:
-        found = f"unreadable ({error})"
-    stored = file.attrs.get("digest", ABSENT)
-    digests.expect(_equal(stored, found), "/", None, "attribute digest", stored, found)
 
 
 def _check_trajectory_names(file: h5py.File, sweep: Sweep, contents: Check) -> None:
@@ -301,18 +306,13 @@ def _check_trajectory_names(file: h5py.File, sweep: Sweep, contents: Check) -> N
         contents.fail("/", None, "attribute complete", False, "True, as every trajectory is there")
 
 
-def _check_digest(group: Any, name: str, digests: Check) -> None:
-    """A trajectory's numbers are those that were written."""
+def check_digest(item: Any, name: str, digest: Callable[[Any], str], digests: Check) -> None:
+    """The numbers of a file or a group are those that were written."""
     try:
-        stored, found = group.attrs.get("digest", ABSENT), store.digest(group)
+        stored, found = item.attrs.get("digest", ABSENT), digest(item)
     except READ_ERRORS as error:
         stored, found = ABSENT, f"unreadable ({error})"
-    digests.expect(_equal(stored, found), name, None, "attribute digest", stored, found)
-
-
-def _equal(stored: Any, found: str) -> bool:
-    """Whether an attribute is this text."""
-    return isinstance(stored, str) and stored == found
+    digests.expect(isinstance(stored, str) and stored == found, name, None, "attribute digest", stored, found)
 
 
 def _check_ranges(trajectory: Trajectory, ranges: Check) -> None:

@@ -9,6 +9,10 @@ import numpy as np
 from gcref.clustering.alternating import Points, alternate, balanced_labels
 
 
+class NotFiniteError(ValueError):
+    """A gradient whose norm is not finite, which no clustering can place."""
+
+
 class Clusterer:
     """Base of the clusterers: the constructor stores, `fit` learns, what is learnt ends in an underscore.
 

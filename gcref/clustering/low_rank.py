@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from gcref.clustering.alternating import Products, objective_from_products
-from gcref.clustering.base import Clusterer, check_choice, check_integer
+from gcref.clustering.base import Clusterer, NotFiniteError, check_choice, check_integer
 from gcref.clustering.passes import Passes
 from gcref.engine.algebra import add_center_sums, inner_products, per_example_sq_norms
 from gcref.kernels import cpu
@@ -157,7 +157,7 @@ class RankOnePoints:
         self.blocks = self._passes.blocks
         bad = np.flatnonzero(~np.isfinite(self.sq_norms))
         if len(bad):
-            raise ValueError(f"the gradient of example {bad[0]} is not finite; its traces hold NaN or infinity")
+            raise NotFiniteError(f"the gradient of example {bad[0]} is not finite; its traces hold NaN or infinity")
 
     def centers(self, labels: np.ndarray, n_clusters: int) -> Centers:
         """Eq. 6, in the dtype of the traces."""

@@ -22,6 +22,11 @@ class BatchNorm2d(Layer):
     momentum : float
         The share of a batch's statistics in the new running ones.
 
+    Raises
+    ------
+    ValueError
+        If n_channels is not a positive integer.
+
     Notes
     -----
     In training mode x̂ = (x − batch mean)/√(batch variance + ε), and the running statistics take in the batch's (the
@@ -101,11 +106,11 @@ class BatchNorm2d(Layer):
             grads[0][0], grads[1][0] = against, total
         if not need_dx:
             return None
-        slope, offset = np.zeros(self.n_channels), np.zeros(self.n_channels)
-        if training:
-            n = x.size // self.n_channels
-            slope = -factor * inverse * against / n
-            offset = -factor * total / n - slope * mean
+        if not training:
+            return elementwise.affine(dout, factor.astype(x.dtype), np.zeros(self.n_channels, x.dtype))
+        n = x.size // self.n_channels
+        slope = -factor * inverse * against / n
+        offset = -factor * total / n - slope * mean
         return elementwise.two_term_affine(dout, x, *(v.astype(x.dtype) for v in (factor, slope, offset)))
 
     def traces(self, dout: Array, cache: Any) -> list[Trace]:

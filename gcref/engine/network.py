@@ -254,8 +254,6 @@ class Network:
     def copy(self, dtype: DTypeLike | None = None) -> "Network":
         """Return an independent network with the same parameters, in another type if `dtype` is given."""
         other = copy.copy(self)
-        other.chain = copy.deepcopy(self.chain)
-        other.layers = other.chain.layers
         other.dtype = self.dtype if dtype is None else _float_dtype(dtype)
         other._theta = self._theta.astype(other.dtype)
         other._running = self._running.astype(other.dtype)

@@ -76,7 +76,7 @@ class AvgPool2d(_Pool):
     Parameters
     ----------
     kernel, stride, padding : int or (int, int)
-        As in `MaxPool2d`.
+        As in `MaxPool2d`, and so are the errors.
     """
 
     def forward(self, x: Array, weights: Sequence[Array]) -> tuple[Array, Any]:

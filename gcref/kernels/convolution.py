@@ -295,21 +295,17 @@ def _gradients(x, dout, out, win, n_columns, out_example, fresh, first, last):  
 
 
 def conv_weight_gradient(x: np.ndarray, dout: np.ndarray, win: Window) -> np.ndarray:
-    """∂loss/∂θ = Σ_i Σ_t A_it dout_itᵀ without the bias's row, (I, O), summed in `threads.N_PARTS` parts in order.
+    """∂loss/∂θ = Σ_i Σ_t A_it dout_itᵀ without the bias's row, (I, O), summed as `threads.summed` does.
 
     x (B, H, W, C), dout (B, H', W', O). Cost B T I O.
     """
     B, O = len(x), dout.shape[3]  # noqa: E741
-    parts = threads.ranges(B, threads.N_PARTS)
-    sums = np.zeros((len(parts), win.n_inputs * O), x.dtype)
     flat_x, flat_dout = x.reshape(-1), dout.reshape(-1)
-    place = {start: part for part, (start, _) in enumerate(parts)}
 
-    def task(first: int, last: int) -> None:
-        _gradients(flat_x, flat_dout, sums[place[first]], win, O, 0, 0, first, last)
+    def task(first: int, last: int, out: np.ndarray) -> None:
+        _gradients(flat_x, flat_dout, out, win, O, 0, 0, first, last)
 
-    threads.run(parts, task)
-    return sums.sum(axis=0).reshape(win.n_inputs, O)
+    return threads.summed(B, (win.n_inputs * O,), x.dtype, task).reshape(win.n_inputs, O)
 
 
 def conv_gradients(x: np.ndarray, dout: np.ndarray, win: Window, out: np.ndarray, fresh: bool = True) -> None:

@@ -113,13 +113,13 @@ def _sums(x, y, center, out, first, last):  # type: ignore[no-untyped-def]
 def channel_sums(x: np.ndarray, y: np.ndarray, center: np.ndarray) -> np.ndarray:
     """Σ y and Σ y∘(x − center) by channel, (2, C) in float64; x, y (…, C), center (C,). Cost the size of x."""
     C = len(center)
-    rows = x.size // max(1, C)
-    parts = threads.ranges(rows, threads.N_PARTS)
-    sums = np.zeros((len(parts), 2, C))
-    place = {start: part for part, (start, _) in enumerate(parts)}
     flat, other = x.reshape(-1), y.reshape(-1)
-    threads.run(parts, lambda first, last: _sums(flat, other, center, sums[place[first]], first, last))
-    return np.asarray(sums.sum(axis=0))
+    return threads.summed(
+        x.size // max(1, C),
+        (2, C),
+        np.float64,
+        lambda first, last, out: _sums(flat, other, center, out, first, last),
+    )
 
 
 @jit

@@ -92,13 +92,9 @@ def fold(
     All arrays (d,), float64. Returns Σ_j of what was added, Σ_j share·E[g_j²], which its rounding is relative
     to, and how many coordinates are left with less than `cancelled` of their E[g_j²]. Cost d.
     """
-    parts = threads.ranges(len(out), threads.N_PARTS)
-    sums = np.zeros((len(parts), 3))
-    place = {start: part for part, (start, _) in enumerate(parts)}
 
-    def task(first: int, last: int) -> None:
+    def task(first: int, last: int, sums: np.ndarray) -> None:
         arrays = [a[first:last] for a in (total, squares, out, all_total, all_squares)]
-        sums[place[first]] = _fold(arrays[0], arrays[1], n, share, cancelled, *arrays[2:])
+        sums[:] = _fold(arrays[0], arrays[1], n, share, cancelled, *arrays[2:])
 
-    threads.run(parts, task)
-    return np.asarray(sums.sum(axis=0))
+    return threads.summed(len(out), (3,), np.float64, task)

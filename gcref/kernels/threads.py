@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+import numpy as np
+
 Task = Callable[[int, int], object]
 
 N_PARTS = 8  # ranges of a sum over examples
@@ -42,6 +44,21 @@ def ranges(n: int, n_parts: int) -> list[tuple[int, int]]:
 def over(n: int, task: Task, worthwhile: bool = True) -> None:
     """Run ``task(start, stop)`` over 0…n−1 on all threads, in one range each; not `worthwhile`: in this thread."""
     run(ranges(n, n_threads() if worthwhile else 1), task)
+
+
+def summed(
+    n: int, shape: tuple[int, ...], dtype: np.dtype | type, task: Callable[[int, int, np.ndarray], object]
+) -> np.ndarray:
+    """Return the sum over 0…n−1 of what ``task(start, stop, out)`` adds to `out`, zeros of this shape.
+
+    The ranges depend on n alone and their sums are added up in order, so that the result does not depend on the
+    number of threads.
+    """
+    parts = ranges(n, N_PARTS)
+    sums = np.zeros((len(parts), *shape), dtype)
+    place = {start: part for part, (start, _) in enumerate(parts)}
+    run(parts, lambda first, last: task(first, last, sums[place[first]]))
+    return np.asarray(sums.sum(axis=0))
 
 
 def run(parts: list[tuple[int, int]], task: Task) -> None:

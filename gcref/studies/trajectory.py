@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gcref.clustering.base import NotFiniteError
 from gcref.clustering.low_rank import GradientClustering
 from gcref.data import Augmentation
 from gcref.engine.network import Network
@@ -90,7 +91,7 @@ class Trajectory:
             for clustering in self.clusterings.values():
                 try:
                     clustering.fit(traces)
-                except ValueError:  # squared norms of gradients overflow long before the gradients themselves
+                except NotFiniteError:  # squared norms of gradients overflow long before the gradients themselves
                     self.diverged = True
 
     def measure(self) -> None:
