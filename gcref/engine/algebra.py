@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gcref.engine import costs
 from gcref.engine.trace import Array, Trace, check_traces
-from gcref.kernels import cpu, moments
+from gcref.kernels import cpu, moments, subspace
 from gcref.kernels.elementwise import accumulate
 
 _NUMBERS = 1 << 22  # of patches or gradients, held at once
@@ -49,15 +49,56 @@ def sq_norms(trace: Trace) -> NDArray[np.float64]:
 
 def inner_products(trace: Trace, c: Array, d: Array) -> NDArray[np.float64]:
     """Return ⟨c_k d_kᵀ, g_i⟩ of one block, (B, K), by Eq. 8 or Eq. 9; c (K, I), d (K, O)."""
-    out = np.empty((trace.n_examples, len(c)))
-    by_gradients = costs.inner_products(*trace.shape, len(c)).choice == "Eq. 8"
-    for rows in _chunks(trace, by_gradients):
-        part = trace.rows(rows)
-        if by_gradients:
-            out[rows] = cpu.inner_products_of_gradients(part.gradients(), c, d)
-        else:
-            out[rows] = cpu.inner_products(part.A, part.D, c, d)
+    out = np.zeros((trace.n_examples, len(c)))
+    add_inner_products(trace, [(c, d)], out)
     return out
+
+
+def add_inner_products(trace: Trace, factors: Sequence[tuple[Array, Array]], out: NDArray[np.float64]) -> None:
+    """Add ⟨C_k, g_i⟩ of one block to out (B, K), by Eq. 8 or Eq. 9, for centres C_k = Σ_s c_ks d_ksᵀ.
+
+    `factors` holds c_s (K, I) and d_s (K, O) for each s; where their columns are contiguous, BLAS is fastest.
+    """
+    K = out.shape[1]
+    by_gradients = costs.inner_products(*trace.shape, K * len(factors)).choice == "Eq. 8"
+    for rows in _chunks(trace, by_gradients, K):
+        part = trace.rows(rows)
+        gradients = part.gradients() if by_gradients else None
+        D = part.D if gradients is None else None
+        for c, d in factors:
+            if gradients is None:
+                cpu.add_position_products(part.projections(c), D @ d.T, out[rows])
+            else:
+                cpu.add_gradient_sketch(gradients, c, d, out[rows])
+
+
+def add_cluster_products(
+    trace: Trace, labels: NDArray, V: NDArray[np.float64], out: NDArray[np.float64], transposed: bool = False
+) -> None:
+    """Add M_k V_ks to out (K, b, I), with M_k = Σ_{i∈k} g_i of one block, by Eq. 8 or Eq. 9; V (K, b, O).
+
+    `transposed`: M_kᵀ V_ks, V (K, b, I) and out (K, b, O). At T = 1 all in float64; beyond, products of one example
+    keep the type of the trace. No M_k is formed.
+    """
+    if trace.n_positions == 1:
+        factors = trace.A[:, 0], trace.D[:, 0]
+        left, right = factors[::-1] if transposed else factors
+        subspace.add_cluster_products(left, right, labels, V, out)
+        return
+    by_gradients = costs.inner_products(*trace.shape, V.shape[1]).choice == "Eq. 8"
+    V, sums = V.astype(trace.dtype, copy=False), out.reshape(len(out), -1)
+    for rows in _chunks(trace, by_gradients):
+        found = _example_products(trace.rows(rows), V[labels[rows]], by_gradients, transposed)
+        cpu.grouped_sums(found.reshape(len(found), -1), labels[rows], len(V), sums)
+
+
+def _example_products(part: Trace, V: Array, by_gradients: bool, transposed: bool) -> Array:
+    """g_i V_is, (B, b, I), or g_iᵀ V_is, (B, b, O); V (B, b, ·) differs from example to example."""
+    if by_gradients:
+        G = part.gradients()
+        return np.matmul(V, G if transposed else G.transpose(0, 2, 1))
+    left, right = (part.D, part.A) if transposed else (part.A, part.D)
+    return np.matmul(np.matmul(V, right.transpose(0, 2, 1)), left)
 
 
 def add_center_sums(trace: Trace, labels: NDArray, a_sums: NDArray, d_sums: NDArray) -> None:
@@ -65,6 +106,17 @@ def add_center_sums(trace: Trace, labels: NDArray, a_sums: NDArray, d_sums: NDAr
     a, d = trace.position_sums()
     cpu.grouped_sums(a, labels, len(a_sums), a_sums)
     cpu.grouped_sums(d, labels, len(d_sums), d_sums)
+
+
+def add_sketch(trace: Trace, R: Array, Q: Array, out: NDArray[np.float64]) -> None:
+    """Add r_jᵀ g_i q_j of one block to out (B, m), by Eq. 8 or Eq. 9; signs R (m, I) and Q (m, O)."""
+    by_gradients = costs.sketch(*trace.shape, len(R)).choice == "Eq. 8"
+    for rows in _chunks(trace, by_gradients):
+        part = trace.rows(rows)
+        if by_gradients:
+            cpu.add_gradient_sketch(part.gradients(), R, Q, out[rows])
+        else:
+            cpu.add_position_products(part.projections(R), part.D @ Q.T, out[rows])
 
 
 def add_moments(trace: Trace, total: NDArray[np.float64], squares: NDArray[np.float64]) -> None:
@@ -85,10 +137,9 @@ def add_moments(trace: Trace, total: NDArray[np.float64], squares: NDArray[np.fl
         moments.add_moments(part.gradients().reshape(part.n_examples, part.n_parameters), total, squares)
 
 
-def _chunks(trace: Trace, by_gradients: bool) -> Iterator[slice]:
-    """Cut the examples so that gradients, or patches, of a bounded number are held at once."""
+def _chunks(trace: Trace, by_gradients: bool, most: int = 0) -> Iterator[slice]:
+    """Cut the examples so that gradients, or patches, or `most` numbers each, of a bounded number are held at once."""
     T, I, O = trace.shape  # noqa: E741
-    if T == 1 and not by_gradients:
-        return iter([slice(0, trace.n_examples)])
-    step = max(1, _NUMBERS // (I * O if by_gradients else T * (I + O)))
+    numbers = I * O if by_gradients else T * max(I + O if T > 1 else 1, most)
+    step = max(1, _NUMBERS // numbers)
     return (slice(first, first + step) for first in range(0, trace.n_examples, step))

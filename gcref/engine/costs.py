@@ -29,6 +29,11 @@ def inner_products(T: int, I: int, O: int, K: int) -> Operations:  # noqa: E741
     return Operations((T + K) * I * O, T * K * (I + O))
 
 
+def sketch(T: int, I: int, O: int, m: int) -> Operations:  # noqa: E741
+    """Count a sketch of m numbers: r_jᵀ(Σ_t A_t D_tᵀ)q_j or Σ_t (r_j·A_t)(q_j·D_t)."""
+    return Operations((T + m) * I * O, T * m * (I + O))
+
+
 @dataclass(frozen=True)
 class Costs:
     """Multiplications for one example, block by block.

@@ -104,6 +104,16 @@ class PatchTrace(Trace):
             out[:, -1] = sum(part.one * position_sums(_rows(part.dout)) for part in self.parts)
         return out
 
+    def projections(self, R: Array) -> Array:
+        """R A_it, (B, T, m), by convolving the input with the rows of R (m, I), without patches."""
+        w = np.ascontiguousarray(R[:, : self.win.n_inputs].T)
+        found = []
+        for part in self.parts:
+            bias = R[:, -1] * R.dtype.type(part.one) if self.bias else None
+            out = convolution.conv_forward(part.x, w, self.win, bias)
+            found.append(out.reshape(self.n_examples, self.win.n_positions, len(R)))
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+
     def position_sums(self) -> tuple[Array, Array]:
         """Σ_t A_it, (B, I), and Σ_t D_it, (B, O)."""
         a = sum(convolution.patch_sums(part.x, self.win) for part in self.parts)

@@ -108,6 +108,10 @@ class Trace:
         """Form g_i = Σ_t A_it D_itᵀ of every example, (B, I, O), in the type of the trace. Cost B T I O."""
         return np.matmul(self.A.transpose(0, 2, 1), self.D)
 
+    def projections(self, R: Array) -> Array:
+        """R A_it for every example and position, (B, T, m); R (m, I) in the type of the trace."""
+        return (self.A.reshape(-1, self.n_inputs) @ R.T).reshape(self.n_examples, self.n_positions, len(R))
+
     def position_sums(self) -> tuple[Array, Array]:
         """Σ_t A_it, (B, I), and Σ_t D_it, (B, O), of every example."""
         if self.n_positions == 1:

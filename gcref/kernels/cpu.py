@@ -11,7 +11,31 @@ from collections.abc import Iterator
 import numpy as np
 
 from gcref.kernels import threads
+from gcref.kernels.dot import dot
 from gcref.kernels.jit import fast_jit, jit
+from gcref.kernels.moves import exchange_sweep, exchange_sweep_among, exchange_sweep_gram, join, join_cost
+
+__all__ = [
+    "a_step_fixed",
+    "a_step_sequential",
+    "add_gradient_sketch",
+    "add_position_products",
+    "chunked",
+    "exchange_sweep",
+    "exchange_sweep_among",
+    "exchange_sweep_gram",
+    "gram",
+    "grouped_sums",
+    "inner_products",
+    "inner_products_of_gradients",
+    "join",
+    "join_cost",
+    "row_sq_norms",
+    "spread",
+    "spread_from_products",
+    "sq_distance",
+    "sq_norms",
+]
 
 _CHUNK = 1 << 20  # numbers held at once where a function works through the examples in chunks
 
@@ -23,15 +47,6 @@ def chunked(N: int, numbers: int, most: int = 1 << 62) -> Iterator[slice]:
 
 
 # ------------------------------------------------------------------------------- inner products of gradients
-
-
-@fast_jit
-def _dot(x: np.ndarray, y: np.ndarray) -> float:
-    """x·y of two vectors, added up in float64."""
-    total = 0.0
-    for u in range(x.shape[0]):
-        total += np.float64(x[u]) * np.float64(y[u])
-    return total
 
 
 def sq_norms(A: np.ndarray, D: np.ndarray) -> np.ndarray:
@@ -57,9 +72,9 @@ def _sq_norms(A: np.ndarray, D: np.ndarray) -> np.ndarray:
     out = np.zeros(N)
     for i in range(N):
         for t in range(T):
-            out[i] += _dot(A[i, t], A[i, t]) * _dot(D[i, t], D[i, t])
+            out[i] += dot(A[i, t], A[i, t]) * dot(D[i, t], D[i, t])
             for s in range(t):
-                out[i] += 2.0 * _dot(A[i, t], A[i, s]) * _dot(D[i, t], D[i, s])
+                out[i] += 2.0 * dot(A[i, t], A[i, s]) * dot(D[i, t], D[i, s])
     return out
 
 
@@ -68,7 +83,7 @@ def row_sq_norms(G: np.ndarray) -> np.ndarray:
     """‖g_i‖² of gradients written out, Eq. 8's form; (N,). G (N, M). Cost N M."""
     out = np.empty(G.shape[0])
     for i in range(G.shape[0]):
-        out[i] = _dot(G[i], G[i])
+        out[i] = dot(G[i], G[i])
     return out
 
 
@@ -108,6 +123,43 @@ def inner_products_of_gradients(G: np.ndarray, c: np.ndarray, d: np.ndarray) -> 
     for rows in chunked(len(G), len(c) * d.shape[1]):
         out[rows] = np.einsum("nko,ko->nk", c @ G[rows], d)
     return out
+
+
+# ------------------------------------------------------------------------------------------------ sketches
+
+
+@fast_jit
+def _add_position_products(a: np.ndarray, b: np.ndarray, out: np.ndarray, first: int, last: int) -> None:
+    """Examples first…last−1 of `add_position_products`."""
+    for i in range(first, last):
+        for t in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                out[i, j] += np.float64(a[i, t, j]) * np.float64(b[i, t, j])
+
+
+def add_position_products(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """out_i += Σ_t a_it ∘ b_it, which sketches a block's gradients if a = R A_it and b = Q D_it, R and Q of m rows.
+
+    a, b (N, T, m), out (N, m) float64. Cost N T m, after N T m (I + O) for a and b.
+    """
+    threads.over(len(out), lambda first, last: _add_position_products(a, b, out, first, last), a.size >= 1 << 15)
+
+
+def add_gradient_sketch(G: np.ndarray, R: np.ndarray, Q: np.ndarray, out: np.ndarray) -> None:
+    """out_ij += r_jᵀ g_i q_j, the same sketch of gradients written out, Eq. 8's form.
+
+    G (N, I, O), R (m, I), Q (m, O), out (N, m) float64. Cost N m I O.
+    """
+    for rows in chunked(len(G), len(R) * G.shape[2]):
+        _add_dots(R @ G[rows], Q, out[rows])
+
+
+@fast_jit
+def _add_dots(P: np.ndarray, Q: np.ndarray, out: np.ndarray) -> None:
+    """out_ij += P_ij·Q_j of the rows P_ij = r_jᵀ g_i."""
+    for i in range(P.shape[0]):
+        for j in range(P.shape[1]):
+            out[i, j] += dot(P[i, j], Q[j])
 
 
 # ------------------------------------------------------------------------------------------ sums by cluster
@@ -161,15 +213,19 @@ def a_step_fixed(cc: np.ndarray, cg: np.ndarray, gg: np.ndarray, sizes: np.ndarr
 
 
 @jit
-def a_step_sequential(cc: np.ndarray, cg: np.ndarray, gg: np.ndarray, order: np.ndarray) -> np.ndarray:
+def a_step_sequential(
+    cc: np.ndarray, cg: np.ndarray, gg: np.ndarray, order: np.ndarray, kept: np.ndarray | None = None
+) -> np.ndarray:
     """Eq. 3 one example after another: a_i = argmin_k (N_k + 1) ‖C_k − g_i‖², then N_{a_i} += 1; (N,) int64.
 
-    N_k counts from zero. cc (K,) = ‖C_k‖², cg (N, K) = ⟨C_k, g_i⟩, gg (N,) = ‖g_i‖², order (N,) a permutation
-    of the examples. Ties go to the lowest k. Cost N K.
+    N_k counts from zero, or from `kept` (K,), the members that are not assigned anew. cc (K,) = ‖C_k‖², cg (N, K) =
+    ⟨C_k, g_i⟩, gg (N,) = ‖g_i‖², order (N,) a permutation of the examples. Ties go to the lowest k. Cost N K.
     """
     N, K = cg.shape
     labels = np.zeros(N, dtype=np.int64)
     weights = np.ones(K)
+    if kept is not None:
+        weights += kept
     for i in order:
         best, best_cost = 0, np.inf
         for k in range(K):
@@ -213,99 +269,3 @@ def spread(G: np.ndarray, C: np.ndarray, labels: np.ndarray) -> np.ndarray:
             total += difference * difference
         out[k] += total
     return out
-
-
-# -------------------------------------------------------------------------------------------------- exchange
-#
-# A cluster of size n, e = Σ‖g‖² and s = Σg costs f(n, e, s) = n e − ‖s‖², and Φ = Σ_k f_k. With q = ‖g‖²:
-#     f(n+1, e+q, s+g) − f(n, e, s) =   n q + e − 2⟨s, g⟩      g joins
-#     f(n−1, e−q, s−g) − f(n, e, s) = −(n q + e − 2⟨s, g⟩)     g leaves
-# so that a move from a to b changes Φ by Δ = h_b − h_a, h = n q + e − 2⟨s, g⟩.
-
-
-@jit
-def _best_move(a: int, sizes: np.ndarray, e: np.ndarray, sg: np.ndarray, q: float) -> tuple[int, float]:
-    """Return the cluster b ≠ a best for a member of a, lowest index on ties, and the change Δ of Φ."""
-    best, best_cost = a, np.inf
-    for b in range(sizes.shape[0]):
-        if b != a:
-            cost = sizes[b] * q + e[b] - 2.0 * sg[b]
-            if cost < best_cost:
-                best, best_cost = b, cost
-    return best, best_cost - (sizes[a] * q + e[a] - 2.0 * sg[a])
-
-
-@fast_jit
-def exchange_sweep(
-    G: np.ndarray,
-    order: np.ndarray,
-    labels: np.ndarray,
-    sizes: np.ndarray,
-    e: np.ndarray,
-    s: np.ndarray,
-    threshold: float,
-) -> int:
-    """Move each example in turn to where Φ falls most, if by more than `threshold`; the number moved.
-
-    Δ = n_b q + e_b − 2⟨s_b, g⟩ − n_a q − e_a + 2⟨s_a, g⟩ for g from cluster a to b, q = ‖g‖²; nobody leaves a
-    cluster of one. G (N, d), order (N,); labels (N,), sizes n (K,), e (K,) = Σ‖g‖² and s (K, d) = Σg are
-    updated in place. Cost N K d.
-    """
-    K, d = s.shape
-    sg = np.zeros(K)
-    moved = 0
-    for i in order:
-        a = labels[i]
-        if sizes[a] > 1:
-            q = _dot(G[i], G[i])
-            for k in range(K):
-                sg[k] = _dot(s[k], G[i])
-            b, change = _best_move(a, sizes, e, sg, q)
-            if change < -threshold:
-                _relabel(i, a, b, labels, sizes, e, q)
-                for j in range(d):
-                    s[a, j] -= G[i, j]
-                    s[b, j] += G[i, j]
-                moved += 1
-    return moved
-
-
-@fast_jit
-def exchange_sweep_gram(
-    gram: np.ndarray,
-    order: np.ndarray,
-    labels: np.ndarray,
-    sizes: np.ndarray,
-    e: np.ndarray,
-    s_dot_g: np.ndarray,
-    threshold: float,
-) -> int:
-    """`exchange_sweep` on the inner products alone; the number moved.
-
-    gram (N, N) = ⟨g_i, g_j⟩, order (N,); labels (N,), sizes (K,), e (K,) and s_dot_g (N, K) = ⟨s_k, g_i⟩ are
-    updated in place. Cost N K, and N for each example moved.
-    """
-    N = gram.shape[0]
-    moved = 0
-    for i in order:
-        a = labels[i]
-        if sizes[a] > 1:
-            q = gram[i, i]
-            b, change = _best_move(a, sizes, e, s_dot_g[i], q)
-            if change < -threshold:
-                _relabel(i, a, b, labels, sizes, e, q)
-                for j in range(N):
-                    s_dot_g[j, a] -= gram[i, j]
-                    s_dot_g[j, b] += gram[i, j]
-                moved += 1
-    return moved
-
-
-@jit
-def _relabel(i: int, a: int, b: int, labels: np.ndarray, sizes: np.ndarray, e: np.ndarray, q: float) -> None:
-    """Write down that example i, of squared norm q, goes from cluster a to b."""
-    labels[i] = b
-    sizes[a] -= 1
-    sizes[b] += 1
-    e[a] -= q
-    e[b] += q
