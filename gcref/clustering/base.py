@@ -1,6 +1,7 @@
 """What every clusterer shares: scikit-learn's conventions and the checks of the parameters."""
 
 import inspect
+from abc import ABC, abstractmethod
 from numbers import Integral
 from typing import Any
 
@@ -13,7 +14,7 @@ class NotFiniteError(ValueError):
     """A gradient whose norm is not finite, which no clustering can place."""
 
 
-class Clusterer:
+class Clusterer(ABC):
     """Base of the clusterers: the constructor stores, `fit` learns, what is learnt ends in an underscore.
 
     ``get_params``, ``set_params`` and ``sklearn.base.clone`` work as in scikit-learn, which is not needed for
@@ -30,6 +31,10 @@ class Clusterer:
     objective_: np.ndarray
     last_labels_: np.ndarray
     n_iter_: int
+
+    @abstractmethod
+    def fit(self, traces: Any, /) -> "Clusterer":
+        """Cluster the examples of `traces`, and return self."""
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters of the constructor and their values; `deep` changes nothing here."""

@@ -8,9 +8,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import gcref
 import gcref.estimators
-from gcref.clustering import exact
-from gcref.clustering.exact import ExactClustering, gram_matrix
+from gcref.clustering import gram
+from gcref.clustering.exact import ExactClustering
+from gcref.clustering.gram import gram_matrix, gram_operations
 from gcref.clustering.low_rank import GradientClustering
+from gcref.engine.costs import Operations
 from gcref.engine.patch_trace import PatchTrace
 from gcref.engine.trace import concatenate, difference, per_example_gradients
 from gcref.validation import enumeration, naive, naive_convolution
@@ -137,7 +139,7 @@ def test_the_gram_form_equals_the_explicit_form(model, update):
 def test_inner_products_come_from_gradients_and_from_traces_whichever_is_cheaper(model, monkeypatch):
     net, ds = problem(model, "float32")
     traces = net.traces(ds.x, ds.y)[1]
-    by_gradients = [g < p for g, p in map(exact._gram_operations, traces)]
+    by_gradients = [gram_operations(*t.shape, N, N).choice == "Eq. 8" for t in traces]
     assert any(by_gradients)
     assert not all(by_gradients)
     blocks = [naive.per_example_gradients(*written_out(t)) for t in traces]
@@ -145,8 +147,8 @@ def test_inner_products_come_from_gradients_and_from_traces_whichever_is_cheaper
     got = gram_matrix(traces)
     # Float32 traces, float64 sums.
     assert np.abs(got - want @ want.T).max() <= 1e-13 * (scale @ scale.T).max()
-    for form in (0, 1):
-        monkeypatch.setattr(exact, "_gram_operations", lambda trace, form=form: (form, 1 - form))
+    for counts in (Operations(0, 1), Operations(1, 0)):
+        monkeypatch.setattr(gram, "gram_operations", lambda *shape, counts=counts: counts)
         assert_allclose(gram_matrix(traces), got, rtol=1e-11, atol=1e-13 * got.max())
 
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gcref.clustering import exact
-from gcref.clustering.exact import ExactClustering, gram_matrix
+from gcref.clustering import exact, points
+from gcref.clustering.exact import ExactClustering
 from gcref.engine.trace import Trace, per_example_gradients
 from gcref.validation import naive
 
@@ -55,14 +55,6 @@ def test_traces_equal_their_gradients(modes, helpers, update, form):
         est = ExactClustering(5, update, form=form).fit(given_traces)
         assert_array_equal(est.labels_, expected.labels_)
         assert_allclose(est.objective_, expected.objective_, rtol=1e-9)
-
-
-def test_gram_matrix_in_row_blocks(modes, monkeypatch):
-    traces = modes(N=23)
-    G = per_example_gradients(traces)
-    monkeypatch.setattr(exact, "_BLOCK", 5)
-    got = gram_matrix(traces)
-    assert_allclose(got, G @ G.T, rtol=1e-10, atol=1e-10)
 
 
 @UPDATES
@@ -134,7 +126,7 @@ def test_exchange_never_raises_the_objective_and_ends_in_a_local_optimum(K, more
 def test_exchange_stops_when_few_move(monkeypatch):
     moves = iter([500, 1, 0])
     G = np.random.default_rng(0).standard_normal((1001, 1))
-    monkeypatch.setattr(exact.cpu, "exchange_sweep", lambda *args: next(moves))
+    monkeypatch.setattr(points.cpu, "exchange_sweep", lambda *args: next(moves))
     assert ExactClustering(2, "exchange", form="explicit").fit(G).n_iter_ == 2
     moves = iter([500, 2, 0])
     assert ExactClustering(2, "exchange", form="explicit").fit(G).n_iter_ == 3
@@ -232,16 +224,21 @@ def test_what_all_gradients_share_does_not_drown_the_objective(common):
     G = (rng.standard_normal((60, 200)) + common).astype(np.float32)
     traces = [Trace(np.ones((60, 1), np.float32), G)]
     exact = G.astype(np.float64)
-    for points, rtol in ((G, 1e-10), (traces, 1e-16 * common**2 * 200 + 1e-10)):
-        est = ExactClustering(5, "exchange", form="gram").fit(points)
+    for given_as, rtol in ((G, 1e-10), (traces, 1e-16 * common**2 * 200 + 1e-10)):
+        est = ExactClustering(5, "exchange", form="gram").fit(given_as)
         means = np.stack([exact[est.labels_ == k].mean(axis=0) for k in range(5)])
         phi = (est.sizes_[est.labels_] * ((exact - means[est.labels_]) ** 2).sum(axis=1)).sum()
         assert est.objective_.min() == pytest.approx(phi, rel=rtol)
 
 
-def test_gradients_whose_norms_overflow_are_refused():
-    with pytest.raises(ValueError, match="squared norm of gradient 2 overflows"):
-        ExactClustering(2).fit(np.array([[1.0], [2.0], [1e200], [3.0]]))
+@pytest.mark.parametrize("size", [1e200, 1e154])
+@FORMS
+def test_gradients_whose_norms_overflow_are_refused(form, size):
+    # 1e154² is finite, but not N² times it.
+    G = np.array([[1.0], [2.0], [size], [3.0]])
+    for given_as in (G, [Trace(np.ones((4, 1)), G)]):
+        with pytest.raises(ValueError, match="squared norm of gradient 2 overflows"):
+            ExactClustering(2, form=form).fit(given_as)
 
 
 def test_the_form_is_chosen_by_operations_and_memory(modes, monkeypatch):
@@ -267,7 +264,7 @@ def test_the_form_is_chosen_by_operations_and_memory(modes, monkeypatch):
             {"update": "swap"},
             np.ones((4, 2)),
             ValueError,
-            "update='swap'; expected one of 'alternating', 'exchange'",
+            "update='swap'; expected one of 'alternating', 'exchange', 'enumeration'",
         ),
         ({"form": "sparse"}, np.ones((4, 2)), ValueError, "form='sparse'; expected one of"),
         ({}, np.ones(4), ValueError, "G has shape (4,); (N, d), one gradient a row, or traces are expected"),
