@@ -11,6 +11,7 @@ import sys
 import click
 
 from gcref import __version__
+from gcref.cli.cluster import cluster
 from gcref.cli.figures import figures
 from gcref.cli.image import image
 from gcref.cli.info import info, warmup
@@ -38,11 +39,12 @@ def cli() -> None:
     gcref rf-sweep --quick --out quick.h5     a small sweep, in seconds
     gcref image --dataset digits --out d.h5   an image model, measured while it trains
     gcref figures quick.h5 --out figures      the paper's figures from it
+    gcref cluster traces.h5 --out labels.npz  clusters of any model's gradients
     gcref validate quick.h5                   recompute its numbers from scratch
     """  # noqa: D301, D400
 
 
-for command in (rf_sweep, image, figures, validate, info, warmup):
+for command in (rf_sweep, image, cluster, figures, validate, info, warmup):
     cli.add_command(command)
 
 

@@ -63,7 +63,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
+def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """Give a name aside, in `folder`, for a file which replaces `path`, whole, if the block ends well."""
     aside = (folder or path.parent) / f".{path.name}.{os.getpid()}.tmp"
     try:
@@ -114,7 +114,7 @@ def write_shard(
             group.create_dataset(path, data=array, **packing)
         group.attrs.update(attrs)
         group.attrs["digest"] = digest(group)
-    with _replacing(folder / f"{name}.h5") as aside:
+    with replacing(folder / f"{name}.h5") as aside:
         aside.write_bytes(image.getbuffer())
 
 
@@ -182,7 +182,7 @@ def merge(
     """
     parts = parts_of(path)
     try:
-        with _replacing(path, parts) as aside, h5py.File(aside, "w") as file:
+        with replacing(path, parts) as aside, h5py.File(aside, "w") as file:
             trajectories = file.create_group("trajectories", track_order=True)
             summary: list[tuple] = []
             for name in names:
@@ -331,5 +331,5 @@ def _unpack(path: Path) -> None:
         for name in set(trajectories) - present(parts):
             # A damaged trajectory is left out, and so computed again.
             name_of_shard = parts / f"{name}.h5"
-            with suppress(RuntimeError, KeyError), _replacing(name_of_shard) as aside, h5py.File(aside, "w") as shard:
+            with suppress(RuntimeError, KeyError), replacing(name_of_shard) as aside, h5py.File(aside, "w") as shard:
                 trajectories.copy(name, shard)

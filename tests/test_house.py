@@ -17,6 +17,7 @@ HEIGHT = {
     "gcref/shards": 0,
     "gcref/executor": 0,
     "gcref/engine": 1,
+    "gcref/trace_files": 1,
     "gcref/clustering": 2,
     "gcref/estimators": 3,
     "gcref/variance": 4,
