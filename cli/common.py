@@ -31,6 +31,11 @@ class ListOf(click.ParamType):
             self.fail(f"{value!r} is not a comma-separated list of {self.name}", param, ctx)
 
 
+METHODS_HELP = (
+    "Estimators to measure: sgb, sg2b, svrg, gc; and gc-rankR (centres of rank R), exact (exact centres), exchange, "
+    "sketched, sketched-driftX (exchange on sketches, with drift X)."
+)
+
 FLOATS = ListOf(float, "numbers")
 INTEGERS = ListOf(int, "integers")
 WORDS = ListOf(str, "names")

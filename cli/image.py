@@ -11,7 +11,16 @@ from typing import Any
 
 import click
 
-from gcref.cli.common import INTEGERS, WORDS, command_line, flatten, results_file, usage_errors, wide_console
+from gcref.cli.common import (
+    INTEGERS,
+    METHODS_HELP,
+    WORDS,
+    command_line,
+    flatten,
+    results_file,
+    usage_errors,
+    wide_console,
+)
 from gcref.cli.progress import progress_on_stderr
 
 DATASETS = ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagefolder"]
@@ -68,7 +77,7 @@ def _number(flag: str, kind: type, default: str, text: str) -> Any:
     multiple=True,
     metavar="LIST",
     show_default="sgb,sg2b,svrg,gc",
-    help="Estimators to measure.",
+    help=METHODS_HELP,
 )
 @click.option(
     "--method", type=click.Choice(["closed-form", "monte-carlo"]), show_default="closed-form",

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gcref.cli.common import FLOATS, INTEGERS, WORDS, command_line, flatten, results_file, usage_errors, wide_console
+from gcref.cli.common import (
+    FLOATS,
+    INTEGERS,
+    METHODS_HELP,
+    WORDS,
+    command_line,
+    flatten,
+    results_file,
+    usage_errors,
+    wide_console,
+)
 from gcref.cli.progress import progress_on_stderr
 
 if TYPE_CHECKING:
@@ -45,7 +55,7 @@ def _axis(flag: str, kind: click.ParamType, default: str, text: str, *more: str)
     f"({FIGURE_8} at learning rate 0.01).",
 )  # fmt: skip
 @_axis("--seed", INTEGERS, "0,1,2", "Seeds: data, teacher, student, batches and clustering all follow from it.")
-@_axis("--methods", WORDS, "sgb,sg2b,svrg,gc", "Estimators to measure.")
+@_axis("--methods", WORDS, "sgb,sg2b,svrg,gc", METHODS_HELP)
 @click.option("--batch-size", type=int, show_default="10", help="Mini-batch size B, and the number of clusters.")
 @click.option("--iterations", type=int, show_default="5000", help="SGD steps of a trajectory.")
 @click.option("--measure-every", type=int, show_default="100", help="Steps between measurements.")

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from gcref.data import reference
 from gcref.panels import (
     FORMATS,
-    METHOD_LABELS,
     Curve,
     Marks,
     Panel,
@@ -27,6 +26,7 @@ from gcref.panels import (
     check_choice,
     draw,
     look,
+    method_label,
     method_looks,
     methods_in_order,
     save,
@@ -326,7 +326,7 @@ def _method_panel(
     for method, style in method_looks(_methods(summary)).items():
         points, paper = _curve(summary, reference, kind, {**filters, "method": method})
         if points.x.size:
-            curves.append(Curve(METHOD_LABELS.get(method, method), style, points, paper))
+            curves.append(Curve(method_label(method), style, points, paper))
     return Panel(title, curves, left_out(summary, **filters))
 
 
@@ -341,7 +341,7 @@ def _rate_panel(summary: NDArray[Any], reference: NDArray[Any] | None, kind: tup
         color = tuple(pallor * pale + (1.0 - pallor) * dark)
         points, paper = _curve(summary, reference, kind, {**filters, "learning_rate": float(rate)})
         curves.append(Curve(f"rate {rate:g}", look(color, i), points, paper))
-    return Panel(f"(a) {METHOD_LABELS.get(method, method)}, every learning rate", curves, left_out(summary, **filters))
+    return Panel(f"(a) {method_label(method)}, every learning rate", curves, left_out(summary, **filters))
 
 
 def _rate_figure(

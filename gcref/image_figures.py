@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gcref.image_panels import Curve, Panel, Series, draw
-from gcref.panels import METHOD_LABELS, method_looks, methods_in_order
+from gcref.panels import method_label, method_looks, methods_in_order
 from gcref.store import StoreError, open_results, read_config, readable
 
 __all__ = ["Run", "default_window", "drawings", "figure3", "figure6", "figure7", "read_run", "rolling", "undrawable"]
@@ -36,7 +36,7 @@ _NAMES = {
 }  # fmt: skip
 _KINDS = ("variance", "normalized_variance")
 _MOST_SETTINGS = 2  # that fit a title
-_REFRESHED = {"svrg", "gc"}
+_NEVER_REFRESHED = {"sgb", "sg2b"}
 _UNIT = "per coordinate, squared gradient units"
 
 
@@ -166,7 +166,7 @@ def figure3(runs: Sequence[Run], window: int | None = None) -> Figure:
     bottom = []
     for run in plain:
         method = methods_in_order(run.variance)[0]
-        one, title = {method: looks[method]}, METHOD_LABELS.get(method, method)
+        one, title = {method: looks[method]}, method_label(method)
         bottom.append(_panel(run, "normalized_variance", one, title, window)._replace(remark=""))
     labels = [f"average variance\n({_UNIT})", "normalized variance\n(variance / second moment)"]
     alone = " or ".join(dict.fromkeys(panel.curves[0].label for panel in bottom))
@@ -322,12 +322,14 @@ def _panel(run: Run, kind: str, looks: Mapping[str, dict[str, Any]], title: str,
     """Gather one run's curves, and when its learning rate dropped and its snapshot and clusters were renewed."""
     series, width = getattr(run, kind), _width(run, window)
     curves = [
-        Curve(METHOD_LABELS.get(method, method), style, series[method], *rolling(series[method], width))
+        Curve(method_label(method), style, series[method], *rolling(series[method], width))
         for method, style in looks.items()
         if method in series
     ]
     last, every = int(run.iteration[-1]), run.config["refresh_every"]
-    refreshes = range(0, min(last + 1, run.config["iterations"]), every) if _REFRESHED & run.variance.keys() else []
+    refreshes = (
+        range(0, min(last + 1, run.config["iterations"]), every) if run.variance.keys() - _NEVER_REFRESHED else []
+    )
     drops = [drop for drop in run.config["milestones"] if drop <= last]
     return Panel(title, run.iteration, curves, kind == "variance", drops, list(refreshes), _remark(run))
 

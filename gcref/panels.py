@@ -5,6 +5,7 @@ Everything here takes numbers and draws them; which rows of a results file they 
 """
 
 import itertools
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -88,6 +89,15 @@ def look(color: Any, index: int) -> dict[str, Any]:
         "marker": _MARKERS[index % len(_MARKERS)],
         "linestyle": _DASHES[index % len(_DASHES)],
     }
+
+
+def method_label(name: str) -> str:
+    """Return what a legend calls a method: "Sketched, drift 0.02" for ``sketched-drift0.02``."""
+    if name in METHOD_LABELS:
+        return METHOD_LABELS[name]
+    what, _, detail = name.partition("-")
+    words = "GC" if what == "gc" else what.capitalize()
+    return f"{words}, {re.sub(r'(?<=[a-z])(?=[0-9])', ' ', detail)}" if detail else words
 
 
 def methods_in_order(names: Iterable[str]) -> list[str]:

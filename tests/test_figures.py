@@ -199,7 +199,7 @@ class TestFigures:
 
     def test_further_methods_are_carried(self):
         figure = figure4(study(methods=("sketched", "gc", "sgb", "exchange")))
-        assert legend(figure.axes[1]) == ["SG-B", "GC", "exchange", "sketched"]
+        assert legend(figure.axes[1]) == ["SG-B", "GC", "Exchange", "Sketched"]
         lines = [line for line in figure.axes[1].lines if line.get_linestyle() != "None"]
         assert len({line.get_color() for line in lines}) == 4
         assert figure4(study(methods=("gc",))).axes[0].get_title() == "(a) GC, every learning rate"

@@ -391,7 +391,7 @@ class TestNumbersDrawn:
     def test_a_method_looks_the_same_everywhere(self):
         further = make("b.h5", methods=("zeta", "alpha", "gc"), label_smoothing=0.1)
         figure = figure6([make(methods=("gc", "zeta")), further])
-        assert legend(figure) == ["GC", "alpha", "zeta", "SVRG and GC refresh"]
+        assert legend(figure) == ["GC", "Alpha", "Zeta", "SVRG and GC refresh"]
         first, second = (curves(ax) for ax in figure.axes)
         assert set(first) < set(second)
         assert COLORS["gc"] in first

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from gcref.studies import teacher
+from gcref.studies.methods import METHODS, check_methods
 
-METHODS = ("sgb", "sg2b", "svrg", "gc")
 AXES: dict[str, type] = {
     "learning_rate": float,
     "overparametrization": float,
@@ -185,9 +185,7 @@ def _check_axes(sweep: Sweep) -> None:
     for value in sweep.duplicate_fraction:
         if not 0 <= value < 1:
             raise ValueError(f"duplicate_fraction={value} must be at least 0 and below 1")
-    for method in sweep.methods:
-        if method not in METHODS:
-            raise ValueError(f"methods={method!r} is unknown; choose from {', '.join(METHODS)}")
+    check_methods(sweep.methods)
 
 
 def _check_protocol(sweep: Sweep) -> None:

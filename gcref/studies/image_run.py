@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gcref.studies.grid import METHODS, short, typed
+from gcref.studies.grid import short, typed
+from gcref.studies.methods import METHODS, check_methods
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagefolder")
 MODELS = ("linear", "mlp", "cnn", "resnet8", "resnet20", "resnet32", "resnet18")
@@ -209,18 +210,9 @@ def _check(run: ImageRun) -> None:
         raise ValueError(f"momentum={run.momentum} must be at least 0 and below 1")
     if run.n_estimates < 2:
         raise ValueError(f"n_estimates={run.n_estimates} must be at least 2")
-    _check_methods(run.methods)
+    check_methods(run.methods)
     _check_schedule(run)
     _check_model(run)
-
-
-def _check_methods(methods: tuple[str, ...]) -> None:
-    """Methods are known, and none comes twice."""
-    for name in methods:
-        if name not in METHODS:
-            raise ValueError(f"methods={name!r} is unknown; choose from {', '.join(METHODS)}")
-    if not methods or len(set(methods)) < len(methods):
-        raise ValueError(f"methods={list(methods)} must name at least one, none of them twice")
 
 
 def _check_schedule(run: ImageRun) -> None:

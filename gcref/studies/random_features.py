@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcref import shards
-from gcref.clustering.low_rank import GradientClustering
+from gcref.clustering.exact import ExactClustering
 from gcref.engine.layers import Linear
 from gcref.engine.models import initialise_head
 from gcref.engine.trace import Trace
 from gcref.kernels.random_features import moments, residuals_and_losses, sgd_steps
 from gcref.studies import teacher
 from gcref.studies.grid import Spec, Sweep
+from gcref.studies.methods import clustered, clusterer
 
 Array = NDArray[np.float64]
 
@@ -68,6 +69,10 @@ class _Student:
         """∂ℓ/∂output (N, O): (−r, r) for the softmax, (r) for the logistic head."""
         return np.stack([-residuals, residuals], axis=1) if self._sum is not None else residuals[:, None]
 
+    def folded_gradients(self, features: Array, residuals: Array) -> Array:
+        """Vectors (N, I) with the inner products of the gradients: the two classes' gradients are opposite."""
+        return features * (np.sqrt(self._speed) * residuals)[:, None]
+
 
 class _Measurement:
     """What the estimators hold between refreshes, and their exact variance at the present weights."""
@@ -80,11 +85,9 @@ class _Measurement:
         self.reference = np.zeros(n)  # SVRG's residuals at its snapshot
         self.svrg_theta: Array | None = None
         self.labels: dict[str, NDArray[np.int32]] = {}
-        self.clusterings = {}
-        if "gc" in sweep.methods:
-            self.clusterings["gc"] = GradientClustering(
-                n_clusters=sweep.batch_size, n_iter=sweep.gc_iterations, seed=spec.seed, warm_start=True
-            )
+        self.clusterings = {
+            name: clusterer(name, sweep.batch_size, sweep.gc_iterations, spec.seed) for name in clustered(sweep.methods)
+        }
 
     def forward(self, student: _Student) -> None:
         """Residuals and losses of every example at the student's weights."""
@@ -100,9 +103,12 @@ class _Measurement:
         if "svrg" in self.sweep.methods:
             self.reference[:] = self.residuals
             self.svrg_theta = student.theta()
-        traces = [Trace(self.features, student.output_gradients(self.residuals))]
+        D = student.output_gradients(self.residuals)
+        traces = [Trace(self.features, D)]
         for name, clustering in self.clusterings.items():
-            self.labels[name] = clustering.fit(traces).labels_.astype(np.int32)
+            exact = isinstance(clustering, ExactClustering)
+            gradients = student.folded_gradients(self.features, self.residuals) if exact else traces
+            self.labels[name] = clustering.fit(gradients).labels_.astype(np.int32)
 
     def variances(self) -> dict[str, tuple[float, float]]:
         """Each method's (average, normalized) variance, and under "" the noise scale twice."""

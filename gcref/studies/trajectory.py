@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gcref.clustering.base import NotFiniteError
-from gcref.clustering.low_rank import GradientClustering
+from gcref.clustering.base import Clusterer, NotFiniteError
 from gcref.data import Augmentation
 from gcref.engine.network import Network
 from gcref.engine.optimizer import SGD, StepSchedule
 from gcref.estimators import SVRG, Data, Estimator, MiniBatch, Stratified, chunk_size, chunks
 from gcref.studies.image_data import ImageData
 from gcref.studies.image_run import ImageRun
+from gcref.studies.methods import clustered, clusterer
 from gcref.studies.teacher import stream
 from gcref.variance import Variance, monte_carlo, noise_scale, variances
 
@@ -48,11 +48,9 @@ class Trajectory:
         self.augmentation = Augmentation() if run.augment else None
         self.iteration, self.diverged = 0, False
         self.svrg = SVRG(run.batch_size)
-        self.clusterings: dict[str, GradientClustering] = {}
-        if "gc" in run.methods:
-            self.clusterings["gc"] = GradientClustering(
-                n_clusters=run.batch_size, n_iter=run.gc_iterations, seed=run.seed, warm_start=True
-            )
+        self.clusterings: dict[str, Clusterer] = {
+            name: clusterer(name, run.batch_size, run.gc_iterations, run.seed) for name in clustered(run.methods)
+        }
         self.arrays: Arrays = {
             name: np.empty(0, np.int64 if name == "iteration" else np.float64) for name in _series(run)
         }
@@ -163,8 +161,7 @@ class Trajectory:
             arrays[f"clustering/{name}/n_iter"] = np.array(clustering.n_iter_)
             for which in ("labels", "last_labels"):
                 arrays[f"clustering/{name}/{which}"] = getattr(clustering, f"{which}_")
-            for block, (c, d) in enumerate(clustering.centers_):
-                arrays |= {f"clustering/{name}/{block}/c": c, f"clustering/{name}/{block}/d": d}
+            arrays |= {f"clustering/{name}/{key}": array for key, array in _centers(clustering).items()}
         return arrays
 
     def restore(self, state: Arrays) -> None:
@@ -180,9 +177,27 @@ class Trajectory:
             stem = f"clustering/{name}"
             clustering.n_iter_ = int(state[f"{stem}/n_iter"])
             clustering.labels_, clustering.last_labels_ = state[f"{stem}/labels"], state[f"{stem}/last_labels"]
-            clustering.centers_ = [
-                (state[f"{stem}/{block}/c"], state[f"{stem}/{block}/d"]) for block in range(len(self.net.blocks))
-            ]
+            kept = {key.removeprefix(f"{stem}/"): array for key, array in state.items() if key.startswith(f"{stem}/")}
+            _put_centers(clustering, kept)
+
+
+def _centers(clustering: Clusterer) -> Arrays:
+    """Return the centres that a warm start continues from, by name; none where the labels are enough."""
+    centers = getattr(clustering, "centers_", None)
+    if centers is None:
+        return {}
+    if isinstance(centers, np.ndarray):
+        return {"centers": centers}
+    return {f"{block}/{which}": a for block, pair in enumerate(centers) for which, a in zip("cd", pair, strict=True)}
+
+
+def _put_centers(clustering: Any, kept: Arrays) -> None:
+    """Give a clusterer back what `_centers` returned."""
+    if "centers" in kept:
+        clustering.centers_ = kept["centers"]
+    elif "0/c" in kept:
+        n_blocks = sum(key.endswith("/c") for key in kept)
+        clustering.centers_ = [(kept[f"{block}/c"], kept[f"{block}/d"]) for block in range(n_blocks)]
 
 
 def evaluate(net: Network, ds: Data) -> tuple[float, float]:

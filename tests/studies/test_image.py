@@ -12,6 +12,7 @@ import pytest
 
 import gcref
 from gcref import data, shards, store
+from gcref.clustering.low_rank import GradientClustering
 from gcref.data import Dataset
 from gcref.estimators import SVRG, MiniBatch, Stratified
 from gcref.studies import trajectory
@@ -124,7 +125,7 @@ PLACES = {
 RARER = {
     "evaluating": (trajectory, "evaluate", 4),
     "refreshing the first time": (Trajectory, "refresh", 1),
-    "clustering": (trajectory.GradientClustering, "fit", 2),
+    "clustering": (GradientClustering, "fit", 2),
     "keeping a state": (Trajectory, "state", 3),
     "merging": (shards, "merge", 1),
     # The folder, 3 snapshots, 5 checkpoints, the trajectory, the file, and the folder again.
