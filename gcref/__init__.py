@@ -42,9 +42,12 @@ _HOME = {
     "StepSchedule": "gcref.engine.optimizer",
     "ExactClustering": "gcref.clustering.exact",
     "GradientClustering": "gcref.clustering.low_rank",
+    "SketchedClustering": "gcref.clustering.sketched",
+    "Sketches": "gcref.clustering.sketches",
     "MiniBatch": "gcref.estimators",
     "SVRG": "gcref.estimators",
     "Stratified": "gcref.estimators",
+    "StratifiedBatchSampler": "gcref.sampling",
     "Variance": "gcref.variance",
     "variance": "gcref.variance",
     "variances": "gcref.variance",
@@ -59,8 +62,11 @@ __all__ = [
     "GradientClustering",
     "MiniBatch",
     "Network",
+    "SketchedClustering",
+    "Sketches",
     "StepSchedule",
     "Stratified",
+    "StratifiedBatchSampler",
     "Trace",
     "Variance",
     "__version__",
@@ -84,6 +90,8 @@ if TYPE_CHECKING:
     from gcref import data
     from gcref.clustering.exact import ExactClustering
     from gcref.clustering.low_rank import GradientClustering
+    from gcref.clustering.sketched import SketchedClustering
+    from gcref.clustering.sketches import Sketches
     from gcref.engine.algebra import per_example_sq_norms
     from gcref.engine.check import check_gradients
     from gcref.engine.image_models import cnn, resnet8, resnet18, resnet20, resnet32
@@ -92,6 +100,7 @@ if TYPE_CHECKING:
     from gcref.engine.optimizer import SGD, StepSchedule
     from gcref.engine.trace import Trace, per_example_gradients
     from gcref.estimators import SVRG, MiniBatch, Stratified
+    from gcref.sampling import StratifiedBatchSampler
     from gcref.variance import Variance, variance, variances
 
 

@@ -1,7 +1,7 @@
 """Estimators of the full gradient: SG-B, SVRG and Gradient Clustering's stratified sampling (Eq. 1).
 
 All are unbiased, and all are one thing to `gcref.variance`: strata of examples, from each of which some are
-drawn, and a gradient that example i contributes when it is drawn.
+drawn, and a gradient that example i contributes when it is drawn. `gcref.sampling` makes the draws from clusters.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gcref.clustering.base import check_integer
 from gcref.engine.network import Network
 from gcref.engine.trace import Array, Trace, difference
+from gcref.sampling import Strata, check_batch_size
 
 CHUNK = 512  # examples whose traces are in memory at once, at most
 CHUNK_BYTES = 1 << 26  # of them; what passes through the network beside takes two to three times that
@@ -58,6 +58,10 @@ class Estimator(Protocol):
 
     plain: bool
 
+    @property
+    def merging(self) -> float:
+        """The probability ρ that two given strata are merged before one example is drawn from both; mostly 0."""
+
     def prepare(self, net: Network, ds: Data) -> "Estimator":
         """Take in the network's present parameters and the data set."""
 
@@ -89,10 +93,10 @@ class MiniBatch:
     """
 
     plain = True
+    merging = 0.0
 
     def __init__(self, batch_size: int, replacement: bool = False) -> None:
-        check_integer("batch_size", batch_size, 1)
-        self.batch_size = int(batch_size)
+        self.batch_size = check_batch_size(batch_size)
         self.replacement = bool(replacement)
 
     def __repr__(self) -> str:
@@ -201,13 +205,19 @@ class SVRG(MiniBatch):
 
 
 class Stratified:
-    """Gradient Clustering's estimator (Eq. 1): one example from each cluster, weighted by the cluster's size.
+    """Gradient Clustering's estimator (Eq. 1): examples from each cluster, weighted by the cluster's size.
 
     Parameters
     ----------
     clustering : clusterer or array_like of int, shape (N,)
         A clusterer, which `prepare` fits to the traces of the data set, batch by batch; or labels from
         anywhere, such as classes or another framework's clusters.
+    batch_size : int, optional
+        B; by default K, the number of clusters, one example from each. If larger, the further draws go where they
+        lower Σ_k N_k²/n_k the most. If smaller, the clusters are dealt at random into B groups for each estimate, and
+        one example is drawn from each group (Rao, Hartley and Cochran, 1962); see `gcref.sampling.Strata`.
+    replacement : bool, default False
+        Whether several examples of a cluster are drawn independently.
 
     Attributes
     ----------
@@ -217,25 +227,34 @@ class Stratified:
     Raises
     ------
     ValueError
-        If the labels are not a vector of integers of at least 0; when used, if their number is not N or
-        nothing has been fitted. Labels that no example has are no stratum.
+        If the labels are not a vector of integers of at least 0, or batch_size is not a positive integer, or exceeds
+        N without replacement; when used, if there are not N labels or nothing has been fitted. Labels that no
+        example has are no stratum.
     """
 
     plain = True
 
-    def __init__(self, clustering: Any) -> None:
+    def __init__(self, clustering: Any, batch_size: int | None = None, replacement: bool = False) -> None:
+        self.batch_size = None if batch_size is None else check_batch_size(batch_size)
+        self.replacement = bool(replacement)
         self.clustering = clustering if hasattr(clustering, "fit") else None
         if self.clustering is None:
             self._take(clustering)
 
     def __repr__(self) -> str:
         inside = self.clustering if self.clustering is not None else f"labels of {len(self.labels_)} examples"
-        return f"Stratified({inside})"
+        size = "" if self.batch_size is None else f", batch_size={self.batch_size}"
+        return f"Stratified({inside}{size}{', replacement=True' if self.replacement else ''})"
 
     @property
     def labels_(self) -> NDArray[np.intp]:
         """The labels in force, shape (N,)."""
-        return self._labels
+        return self._strata.labels
+
+    @property
+    def merging(self) -> float:
+        """The probability that two given clusters share a group: 0 unless there are fewer draws than clusters."""
+        return self._strata.merging
 
     def prepare(self, net: Network, ds: Data) -> "Stratified":
         """Fit the clusterer to the gradients at the present parameters; given labels stay. Returns self."""
@@ -246,19 +265,19 @@ class Stratified:
         return self
 
     def sample(self, net: Network, ds: Data, rng: np.random.Generator) -> Array:
-        """Draw one example a cluster and return Σ_k (N_k/N) g_{j,k}, shape (d,)."""
-        strata = self.strata(ds)
-        chosen = np.array([stratum.indices[rng.integers(len(stratum.indices))] for stratum in strata])
-        weights = np.array([len(stratum.indices) for stratum in strata]) / len(ds.y)
+        """Draw B examples and return the sum of their gradients, (d,), each with the weight N_k / (N n_k) or N_g / N.
+
+        N_k is the size of its cluster and n_k the draws from it; where B < K, N_g is the size of its group.
+        """
+        self._check(ds)
+        chosen, weights = self._strata.draw(rng)
         return net.gradient(ds.x[chosen], ds.y[chosen], weights)[1]
 
     def strata(self, ds: Data) -> list[Stratum]:
-        """Return one stratum a cluster, with one draw."""
-        if not hasattr(self, "labels_"):
-            raise ValueError("Stratified has no labels yet; call prepare(net, ds) first")
-        if len(self.labels_) != len(ds.y):
-            raise ValueError(f"clustering gives labels of {len(self.labels_)} examples; the data set has {len(ds.y)}")
-        return [Stratum(group, 1, False) for group in self._groups]
+        """Return one stratum a cluster, with its n_k draws; 1 where B < K."""
+        self._check(ds)
+        pairs = zip(self._strata.groups, self._strata.n_draws.tolist(), strict=True)
+        return [Stratum(group, n_draws, self.replacement) for group, n_draws in pairs]
 
     def contribution(self, traces: list[Trace], x: NDArray, y: NDArray) -> list[Trace]:
         """Return the traces of g_i(θ) as they are."""
@@ -266,9 +285,14 @@ class Stratified:
 
     def _take(self, labels: ArrayLike) -> None:
         """Check and keep labels, and group the examples by them once, since every draw needs the groups."""
-        self._labels = _read_labels(labels)
-        _, sizes = np.unique(self._labels, return_counts=True)
-        self._groups = np.split(np.argsort(self._labels, kind="stable"), np.cumsum(sizes)[:-1])
+        self._strata = Strata("clustering", labels, self.batch_size, self.replacement)
+
+    def _check(self, ds: Data) -> None:
+        """Refuse to work without labels of these examples."""
+        if not hasattr(self, "_strata"):
+            raise ValueError("Stratified has no labels yet; call prepare(net, ds) first")
+        if len(self.labels_) != len(ds.y):
+            raise ValueError(f"clustering gives labels of {len(self.labels_)} examples; the data set has {len(ds.y)}")
 
 
 def chunks(net: Network, ds: Data, indices: NDArray[np.intp]) -> Iterator[tuple[list[Trace], NDArray, NDArray]]:
@@ -293,19 +317,3 @@ def full_gradient(net: Network, ds: Data) -> Array:
         x, y = ds.x[start : start + step], ds.y[start : start + step]
         total += net.gradient(x, y, np.full(len(y), 1.0 / n))[1]
     return total.astype(net.dtype)
-
-
-def _read_labels(labels: ArrayLike) -> NDArray[np.intp]:
-    """Copy labels into a read-only vector; raise unless they are integers of at least 0."""
-    found = np.asarray(labels)
-    if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) == 0:
-        raise ValueError(
-            f"clustering has shape {found.shape} and dtype {found.dtype}; a vector of integer labels, or a "
-            "clusterer with a fit method, is expected"
-        )
-    if found.min() < 0:
-        where = int(np.argmin(found))
-        raise ValueError(f"clustering has the label {found[where]} at {where}; labels start at 0")
-    copied = found.astype(np.intp)
-    copied.flags.writeable = False
-    return copied

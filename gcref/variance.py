@@ -94,8 +94,11 @@ def variance(
         V_j = Σ_k (N_k/N)² (1/n_k) c_k (mean_{i∈k} g_ij² − ḡ_kj²),
 
     with c_k = (N_k − n_k)/(N_k − 1) for draws without replacement and 1 otherwise: SG-B is one stratum with B
-    draws, Eq. 1 is K strata with one. Memory: a few vectors of d, and the traces of a few hundred examples.
-    Parameters that are not finite give NaN.
+    draws, Eq. 1 is K strata with one. Fewer draws than strata, B < K, are from B groups of strata, each of which
+    is then a stratum. Over the dealings of groups that V_j is on average (1 − ρ) V_j(Eq. 1) + ρ V_j(SG-1), with ρ
+    the probability that two given strata share a group: N_g² times a group's variance is a sum over pairs of its
+    examples, those of one stratum are always together, and those of two with probability ρ.
+    Memory: a few vectors of d, and the traces of a few hundred examples. Parameters that are not finite give NaN.
     """
     check_choice("method", method, ("closed-form", "monte-carlo"))
     check_integer("n_estimates", n_estimates, 2)
@@ -151,6 +154,9 @@ def variances(estimators: Mapping[str, Estimator], net: Network, ds: Data) -> di
             coordinates[name] = _share(strata[name][0], len(ds.y)) * shared.of_everything(name)
         elif name not in plain:
             coordinates[name] = _share(strata[name][0], len(ds.y)) * one
+    for name, estimator in estimators.items():
+        if estimator.merging > 0:
+            coordinates[name] = (1 - estimator.merging) * coordinates[name] + estimator.merging * one
     gradient = shared.everything.total / len(ds.y)
     noise = _noise_scale(float(one.sum()), gradient)
     return {name: Variance(float(V.mean()), _normalized(V, gradient), noise, 0.0) for name, V in coordinates.items()}
@@ -304,7 +310,9 @@ def _deviations(batches: Iterator[list[Trace]], mean: Vector) -> _Moments:
 def _share(stratum: Stratum, n: int) -> float:
     """(N_k/N)² c_k / n_k: what the variance of one example of the stratum counts in that of the estimate."""
     size = len(stratum.indices)
-    finite = 1.0 if stratum.replacement else (size - stratum.n_draws) / max(size - 1, 1)
+    if size == 1:
+        return 0.0
+    finite = 1.0 if stratum.replacement else (size - stratum.n_draws) / (size - 1)
     return (size / n) ** 2 * finite / stratum.n_draws
 
 

@@ -15,6 +15,9 @@ ESTIMATORS = {
     "SVRG": lambda: gcref.SVRG(2),
     "SVRG, replacement": lambda: gcref.SVRG(3, replacement=True),
     "labels": lambda: gcref.Stratified(LABELS),
+    "labels, B < K": lambda: gcref.Stratified(LABELS, 2),
+    "labels, B > K": lambda: gcref.Stratified(LABELS, 5),
+    "labels, B > K, replacement": lambda: gcref.Stratified(LABELS, 6, replacement=True),
     "GradientClustering": lambda: gcref.Stratified(gcref.GradientClustering(3)),
     "ExactClustering": lambda: gcref.Stratified(gcref.ExactClustering(2)),
 }
@@ -44,6 +47,9 @@ SEVERAL = {
     "labels": lambda: gcref.Stratified(np.arange(N) % 4),
     "uneven": lambda: gcref.Stratified(np.minimum(np.arange(N), 7)),
     "clusters": lambda: gcref.Stratified(gcref.GradientClustering(3)),
+    "fewer draws": lambda: gcref.Stratified(np.arange(N) % 5, 3),
+    "further draws": lambda: gcref.Stratified(np.minimum(np.arange(N), 3), 9),
+    "clusters, further draws": lambda: gcref.Stratified(gcref.GradientClustering(3), 11, replacement=True),
     "one stratum": lambda: gcref.Stratified(np.full(N, 5)),
 }
 
@@ -68,14 +74,28 @@ def contributions(estimator, net, ds, indices):
         yield [trace.astype(np.dtype(np.float64)) for trace in estimator.contribution(traces, x, y)]
 
 
-def explicit(estimator, net, ds):
-    """V_j (d,) from gradients less the mean of their stratum."""
+def variance_of(g):
+    """The variance (divisor n) of each coordinate of gradients (n, d)."""
+    return ((g - g.mean(axis=0)) ** 2).mean(axis=0)
+
+
+def explicit(estimator, net, ds, moment=variance_of):
+    """V_j (d,) from gradients less the mean of their stratum, averaged over all dealings where strata are merged."""
+    strata = estimator.strata(ds)
+    parts = [
+        np.concatenate([per_example_gradients(t) for t in contributions(estimator, net, ds, stratum.indices)])
+        for stratum in strata
+    ]
+    if isinstance(estimator, gcref.Stratified) and estimator.batch_size and estimator.batch_size < len(strata):
+        dealt = enumeration.dealings([(k,) for k in range(len(strata))], estimator.batch_size)
+    else:
+        dealt = [[(k,) for k in range(len(strata))]]
     V = np.zeros(net.n_parameters)
-    for stratum in estimator.strata(ds):
-        g = np.concatenate([per_example_gradients(t) for t in contributions(estimator, net, ds, stratum.indices)])
-        size = len(g)
-        finite = 1.0 if stratum.replacement else (size - stratum.n_draws) / max(size - 1, 1)
-        V += (size / len(ds)) ** 2 * finite / stratum.n_draws * ((g - g.mean(axis=0)) ** 2).mean(axis=0)
+    for group in (group for groups in dealt for group in groups):
+        g = np.concatenate([parts[k] for k in group])
+        size, first = len(g), strata[group[0]]
+        finite = 1.0 if first.replacement else (size - first.n_draws) / max(size - 1, 1)
+        V += (size / len(ds)) ** 2 * finite / first.n_draws * moment(g) / len(dealt)
     return V
 
 

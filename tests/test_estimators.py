@@ -148,6 +148,31 @@ def test_strata_hold_every_example_once(labels):
         assert stratum.n_draws == 1
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "replacement", "n_draws"),
+    [(None, False, [1, 1, 1]), (1, False, [1, 1, 1]), (2, True, [1, 1, 1]), (3, False, [1, 1, 1]),
+     (4, False, [1, 2, 1]), (6, False, [2, 3, 1]), (7, False, [2, 4, 1]), (9, True, [3, 5, 1])],
+)  # fmt: skip
+def test_further_draws_go_where_they_lower_the_variance_most(batch_size, replacement, n_draws):
+    _, ds = enumeration.problem(7, SIZES, 0)
+    strata = gcref.Stratified(LABELS, batch_size, replacement).strata(ds)
+    assert [len(s.indices) for s in strata] == [2, 4, 1]
+    assert [s.n_draws for s in strata] == n_draws
+    assert {s.replacement for s in strata} == {replacement}
+
+
+def test_a_cluster_found_empty_is_no_stratum():
+    class Fitted:
+        labels_ = 3 * LABELS
+
+        def fit(self, batches):
+            return self
+
+    net, ds = prepared(estimator := gcref.Stratified(Fitted(), 2))
+    assert len(estimator.strata(ds)) == 3
+    assert estimator.sample(net, ds, np.random.default_rng(0)).shape == net.theta.shape
+
+
 def test_mini_batch_is_one_stratum():
     net, ds = enumeration.problem(5, SIZES, 0)
     for estimator in (gcref.MiniBatch(3), gcref.SVRG(3, replacement=True).prepare(net, ds)):
@@ -271,16 +296,32 @@ def test_float32_stays_float32(make):
 # ----------------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("kind", [gcref.MiniBatch, gcref.SVRG])
-@pytest.mark.parametrize("size", [0, -1, True, 2.5, 2.0, "2", None])
-def test_batch_size_is_a_positive_integer(kind, size):
+@pytest.mark.parametrize("make", [gcref.MiniBatch, gcref.SVRG, lambda size: gcref.Stratified([0, 1], size)])
+@pytest.mark.parametrize("size", [0, -1, True, 2.5, 2.0, "2", [2]])
+def test_batch_size_is_a_positive_integer(make, size):
     with pytest.raises(ValueError, match=r"batch_size=.*integer") as info:
-        kind(size)
+        make(size)
     assert repr(size) in str(info.value)
+
+
+@pytest.mark.parametrize("kind", [gcref.MiniBatch, gcref.SVRG])
+def test_a_mini_batch_has_a_batch_size(kind):
+    with pytest.raises(ValueError, match="batch_size=None; an integer not below 1"):
+        kind(None)
 
 
 def test_a_numpy_integer_is_an_integer():
     assert gcref.MiniBatch(np.int64(3)).batch_size == 3
+
+
+def test_draws_without_replacement_fit_the_labels():
+    with pytest.raises(ValueError, match="batch_size=8 but clustering gives labels of 7 examples; draw fewer, or use"):
+        gcref.Stratified(LABELS, 8)
+    net, ds = enumeration.problem(7, SIZES, 0)
+    clusterer = gcref.ExactClustering(2)
+    with pytest.raises(ValueError, match="batch_size=8 but clustering gives labels of 7 examples"):
+        gcref.Stratified(clusterer, 8).prepare(net, ds)
+    gcref.Stratified(LABELS, 8, replacement=True).sample(net, ds, np.random.default_rng(0))
 
 
 def test_a_batch_without_replacement_fits_the_data_set():
@@ -336,3 +377,4 @@ def test_repr_shows_what_was_asked_for():
     assert repr(gcref.SVRG(4, replacement=True)) == "SVRG(4, replacement=True)"
     assert repr(gcref.Stratified([0, 1])) == "Stratified(labels of 2 examples)"
     assert repr(gcref.Stratified(gcref.GradientClustering(3))) == "Stratified(GradientClustering(n_clusters=3))"
+    assert repr(gcref.Stratified([0, 1], 3, True)) == "Stratified(labels of 2 examples, batch_size=3, replacement=True)"

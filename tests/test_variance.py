@@ -86,6 +86,15 @@ def test_given_labels(drawn, data):
 
 
 @settings(deadline=None, max_examples=30)
+@given(problems, st.data(), st.booleans())
+def test_any_number_of_draws_from_given_labels(drawn, data, replacement):
+    assume(drawn[1][-1] > 1)
+    labels = data.draw(st.lists(st.sampled_from([0, 3, 4, 10**12]), min_size=drawn[0], max_size=drawn[0]))
+    batch_size = data.draw(st.integers(1, drawn[0]))
+    assert_enumerated(gcref.Stratified(labels, batch_size, replacement), drawn)
+
+
+@settings(deadline=None, max_examples=30)
 @given(
     problems,
     st.integers(1, 3),
@@ -284,6 +293,7 @@ def test_memory_is_a_few_vectors(cancels):
         gcref.MiniBatch(10),
         gcref.SVRG(10).prepare(net.copy(), ds),
         gcref.Stratified(np.arange(N) % K),
+        gcref.Stratified(np.arange(N) % K, 50),
     ]
     assert N * net.n_parameters * 8 > 200e6
     assert K * net.n_parameters * 8 > 50e6

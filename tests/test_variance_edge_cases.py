@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import gcref
-from estimator_cases import ESTIMATORS, SIZES, prepared
+from estimator_cases import ESTIMATORS, LABELS, SIZES, prepared
 from gcref.data import Dataset
 from gcref.validation import enumeration
 
@@ -51,12 +51,50 @@ def test_clusters_of_duplicates_have_no_variance_where_the_full_gradient_vanishe
     assert gcref.variance(gcref.MiniBatch(2), net, ds).normalized == pytest.approx(1.0, rel=1e-12)
 
 
-def test_one_cluster_is_a_mini_batch_of_one():
-    net, ds = prepared(estimator := gcref.Stratified(np.full(7, 3)))
-    expected = gcref.variance(gcref.MiniBatch(1), net, ds)
+def assert_same(found, expected):
+    np.testing.assert_allclose(list(vars(found).values()), list(vars(expected).values()), rtol=1e-12)
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_one_cluster_is_a_mini_batch(batch_size, replacement):
+    net, ds = prepared(estimator := gcref.Stratified(np.full(7, 3), batch_size, replacement))
+    expected = gcref.variance(gcref.MiniBatch(batch_size, replacement), net, ds)
+    assert_same(gcref.variance(estimator, net, ds), expected)
+
+
+def test_one_draw_from_all_clusters_is_a_mini_batch_of_one():
+    net, ds = prepared(estimator := gcref.Stratified(LABELS, 1))
+    assert gcref.variance(estimator, net, ds) == gcref.variance(gcref.MiniBatch(1), net, ds)
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_a_draw_a_cluster_is_the_default(replacement):
+    net, ds = prepared(estimator := gcref.Stratified(LABELS, 3, replacement))
+    assert gcref.variance(estimator, net, ds) == gcref.variance(gcref.Stratified(LABELS), net, ds)
+
+
+def test_all_examples_of_all_clusters_have_no_variance():
+    net, ds = prepared(estimator := gcref.Stratified(LABELS, 7))
     found = gcref.variance(estimator, net, ds)
-    np.testing.assert_allclose(found.average, expected.average, rtol=1e-12)
-    np.testing.assert_allclose(found.normalized, expected.normalized, rtol=1e-12)
+    assert (found.average, found.normalized) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 4])
+def test_fewer_draws_than_clusters_of_duplicates_vary_as_the_clusters_do(batch_size):
+    # One example a cluster in place of its copies: the weights N_k/N, and nothing varies within.
+    net, ds = enumeration.problem(5, SIZES, 1)
+    copies = np.array([1, 4, 2, 2, 3])
+    labels = np.repeat(np.arange(5), copies)
+    found = gcref.variance(gcref.Stratified(labels, batch_size), net, Dataset(ds.x[labels], ds.y[labels]))
+    means = enumeration.gradients(net, ds.x, ds.y)
+    w = copies / copies.sum()
+    full = w @ means
+    groups = [5 // batch_size + (g < 5 % batch_size) for g in range(batch_size)]
+    rho = (sum(n * n for n in groups) - 5) / 20
+    V = rho * (w @ means**2 - full**2)
+    np.testing.assert_allclose(found.average, V.mean(), rtol=1e-12)
+    np.testing.assert_allclose(found.normalized, (V / (V + full**2)).mean(), rtol=1e-12)
 
 
 def test_svrg_at_its_snapshot_has_no_variance():

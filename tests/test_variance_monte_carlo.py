@@ -8,6 +8,7 @@ import pytest
 import gcref
 from estimator_cases import ESTIMATORS, prepared
 from gcref.data import Dataset
+from gcref.validation import enumeration
 
 # ---------------------------------------------------------------------------------------------- Monte Carlo
 
@@ -28,6 +29,19 @@ def test_monte_carlo_is_unbiased(make):
     assert z_score(found, exact) < 5
     # Divided by T instead of T + 1 it is not.
     assert z_score(np.array(found) * (T + 1) / T, exact) > 5
+
+
+@pytest.mark.parametrize(("batch_size", "others"), [(4, [3, 5]), (9, [8, 11]), (25, [20, 30])])
+def test_draws_of_any_number_from_many_clusters_vary_as_the_closed_form_says(batch_size, others):
+    labels = np.minimum(np.arange(60) // 3, np.arange(60) % 11)
+    assert len(set(labels.tolist())) == 11
+    net, ds = prepared(estimator := gcref.Stratified(labels, batch_size), n_examples=60)
+    full = enumeration.gradients(net, ds.x, ds.y).mean(axis=0)
+    rng = np.random.default_rng(0)
+    squared = [((estimator.sample(net, ds, rng) - full) ** 2).mean() for _ in range(5000)]
+    assert z_score(squared, gcref.variance(estimator, net, ds).average) < 5
+    for other in others:
+        assert z_score(squared, gcref.variance(gcref.Stratified(labels, other), net, ds).average) > 5
 
 
 @pytest.mark.parametrize("make", [ESTIMATORS["SG-B"], ESTIMATORS["labels"], ESTIMATORS["SVRG"]])

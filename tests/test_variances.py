@@ -121,6 +121,8 @@ def count_passes(monkeypatch):
         (["SVRG", "SG-B", "labels"], 2),
         (["SVRG", "SVRG, replacement", "labels"], 3),
         (["labels", "clusters", "SG-B"], 2),
+        (["SG-B", "fewer draws"], 1),
+        (["labels", "fewer draws", "further draws"], 3),
     ],
 )
 def test_passes_are_shared(names, n_passes, monkeypatch):

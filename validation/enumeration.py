@@ -8,8 +8,10 @@ estimator's worst deviation and exits with 0 if all are at most 1e-9, with 1 oth
 """
 
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +27,7 @@ from gcref.validation.complex_step import gradients
 
 Vector = NDArray[np.float64]
 Draw = tuple[int, ...]
+Strata = Sequence[Draw]  # the examples of each stratum, or those drawn from each
 Estimator = gcref.MiniBatch | gcref.Stratified
 
 TOLERANCE = 1e-9
@@ -90,10 +93,28 @@ def mini_batches(n_examples: int, batch_size: int, replacement: bool) -> list[Dr
     return list(itertools.combinations(range(n_examples), batch_size))
 
 
-def stratified_draws(labels: NDArray) -> list[Draw]:
-    """Return all choices of one example from each cluster that has any; all equally likely."""
-    clusters = [[i for i in range(len(labels)) if labels[i] == k] for k in sorted(set(labels.tolist()))]
-    return list(itertools.product(*clusters))
+def allocation(sizes: Sequence[int], batch_size: int, replacement: bool) -> Draw:
+    """Return the n_k ≥ 1 of sum B with the least Σ_k N_k²/n_k, of several those with most at the front: by trying."""
+    limits = [batch_size if replacement else size for size in sizes]
+    every = [n for n in itertools.product(*(range(1, limit + 1) for limit in limits)) if sum(n) == batch_size]
+    spread = {n: sum(Fraction(N**2, n_k) for N, n_k in zip(sizes, n, strict=True)) for n in every}
+    return min(every, key=lambda n: (spread[n], [-n_k for n_k in n]))
+
+
+def several_draws(strata: Strata, batch_size: int, replacement: bool) -> list[Strata]:
+    """Return all choices of n_k examples from each of at most B strata; all equally likely."""
+    counts = allocation([len(stratum) for stratum in strata], batch_size, replacement)
+    choices = (
+        itertools.product(stratum, repeat=n) if replacement else itertools.combinations(stratum, n)
+        for stratum, n in zip(strata, counts, strict=True)
+    )
+    return list(itertools.product(*choices))
+
+
+def dealings(strata: Strata, n_groups: int) -> list[Strata]:
+    """Return all ways of dealing strata in turn to groups, each then a stratum; all orders are equally likely."""
+    orders = itertools.permutations(strata)
+    return [tuple(sum(order[g::n_groups], ()) for g in range(n_groups)) for order in orders]
 
 
 def mini_batch_estimates(G: Vector, batches: Sequence[Draw]) -> Vector:
@@ -107,17 +128,31 @@ def svrg_estimates(G: Vector, G_snapshot: Vector, batches: Sequence[Draw]) -> Ve
     return np.array([sum(G[i] - G_snapshot[i] for i in batch) / len(batch) + full for batch in batches])
 
 
-def stratified_estimates(G: Vector, labels: NDArray) -> Vector:
-    """Return Eq. 1, Σ_k (N_k/N) g_{j,k}, of each draw; shape (draws, d)."""
-    size = {k: labels.tolist().count(k) for k in labels.tolist()}
-    draws = stratified_draws(labels)
-    return np.array([sum(size[int(labels[i])] / len(labels) * G[i] for i in draw) for draw in draws])
+def stratified_estimates(G: Vector, labels: NDArray, batch_size: int | None, replacement: bool) -> Vector:
+    """Return every estimate from strata, as often as it is likely; shape (draws, d).
+
+    It is Σ_k (N_k/N) × the mean gradient of what is drawn from stratum k: Eq. 1 at B = K. Where B < K the strata are
+    those of a dealing, and its estimates are repeated until every dealing has as many.
+    """
+    strata = [tuple(np.flatnonzero(labels == k).tolist()) for k in np.unique(labels)]
+    size = len(strata) if batch_size is None else batch_size
+    dealt = [strata] if size >= len(strata) else dealings(strata, size)
+    parts = [_weighted(G, groups, several_draws(groups, size, replacement)) for groups in dealt]
+    most = math.lcm(*(len(part) for part in parts))
+    return np.concatenate([np.repeat(part, most // len(part), axis=0) for part in parts])
+
+
+def _weighted(G: Vector, strata: Strata, draws: Sequence[Strata]) -> Vector:
+    """Return Σ_k (N_k/N) × the mean gradient of the examples drawn from stratum k, of each draw."""
+    shares = [len(stratum) / len(G) for stratum in strata]
+    means = ([w * sum(G[i] for i in chosen) / len(chosen) for w, chosen in zip(shares, d, strict=True)] for d in draws)
+    return np.array([sum(parts) for parts in means])
 
 
 def estimates(estimator: Estimator, G: Vector, G_snapshot: Vector) -> Vector:
     """Return every estimate that a prepared estimator can draw, (draws, d), of gradients (N, d) now and then."""
     if isinstance(estimator, gcref.Stratified):
-        return stratified_estimates(G, estimator.labels_)
+        return stratified_estimates(G, estimator.labels_, estimator.batch_size, estimator.replacement)
     batches = mini_batches(len(G), estimator.batch_size, estimator.replacement)
     if isinstance(estimator, gcref.SVRG):
         return svrg_estimates(G, G_snapshot, batches)
@@ -207,17 +242,23 @@ def move(net: Network, ds: gcref.data.Dataset, seed: int) -> None:
 
 
 def estimators(n_examples: int, seed: int) -> Iterator[tuple[str, Estimator]]:
-    """Yield a name and an estimator, for every kind, batch size and number of clusters up to three."""
+    """Yield a name and an estimator, for every kind, batch size and number of clusters up to three, labels to four."""
+    labels = 2 * np.random.default_rng([seed, 4]).integers(0, 4, n_examples) + 1
+    n_strata = len(np.unique(labels))
     for size in range(1, min(3, n_examples) + 1):
         for kind, name in ((gcref.MiniBatch, "SG-B"), (gcref.SVRG, "SVRG")):
             yield f"{name}, without replacement", kind(size)
             yield f"{name}, with replacement", kind(size, replacement=True)
-        labels = 5 * np.random.default_rng(seed).integers(0, size, n_examples) + 2
-        yield "Stratified, given labels with gaps", gcref.Stratified(labels)
+        gaps = 5 * np.random.default_rng(seed).integers(0, size, n_examples) + 2
+        yield "Stratified, given labels with gaps", gcref.Stratified(gaps)
         yield "Stratified, GradientClustering", gcref.Stratified(gcref.GradientClustering(size, seed=seed))
         for update in ("alternating", "exchange"):
             clusterer = gcref.ExactClustering(size, update=update, seed=seed)
             yield f"Stratified, ExactClustering, {update}", gcref.Stratified(clusterer)
+        yield "Stratified, B < K", gcref.Stratified(labels, min(size, n_strata))
+        larger = min(n_strata + size, n_examples)
+        yield "Stratified, B > K, without replacement", gcref.Stratified(labels, larger)
+        yield "Stratified, B > K, with replacement", gcref.Stratified(labels, larger, replacement=True)
 
 
 def worst_deviations(n_seeds: int = 3) -> dict[str, dict[str, dict[str, float]]]:
@@ -242,7 +283,7 @@ def worst_deviations(n_seeds: int = 3) -> dict[str, dict[str, dict[str, float]]]
 def main() -> int:
     """Print the claim and each estimator's worst deviations; return 0 if the claim holds, 1 if not."""
     print("Claim: the mean of all draws is the full gradient, and gcref.variance in closed form their variance,")
-    print(f"to {TOLERANCE:g} relative (float64; N at most 7, B and K at most 3). Worst deviations:")
+    print(f"to {TOLERANCE:g} relative (float64; N, B and K at most 7). Worst deviations:")
     passed = True
     for kind, of_kind in worst_deviations().items():
         print(kind)
