@@ -65,7 +65,7 @@ class Strata:
                 f"batch_size={batch_size} but {name} gives labels of {len(self.labels)} examples; draw fewer, or use "
                 "replacement=True"
             )
-        self.n_draws = allocate(self.sizes, self.batch_size, replacement)
+        self.n_draws = allocate(self.sizes, self.batch_size)
         self._weights = np.repeat(self.sizes / (len(self.labels) * self.n_draws), self.n_draws)
 
     @property
@@ -105,26 +105,25 @@ class Strata:
         return each + (np.arange(self.batch_size) < over)
 
 
-def allocate(sizes: NDArray[np.intp], batch_size: int, replacement: bool) -> NDArray[np.intp]:
+def allocate(sizes: NDArray[np.intp], batch_size: int) -> NDArray[np.intp]:
     """Deal B draws to strata of N_k examples: n_k (K,), one each and then where it lowers Σ_k N_k²/n_k the most.
 
-    Σ_k N_k²/n_k is the variance where all strata vary alike. One more draw lowers it by N_k² / (n_k (n_k + 1)); ties
-    go to the first, and without replacement n_k ≤ N_k. Where B < K each stratum has one.
+    Σ_k N_k²/n_k is the variance, up to a constant, where all strata vary alike. One more draw lowers it by
+    N_k² / (n_k (n_k + 1)); ties go to the first. That is above 1 as long as n_k < N_k and below 1 from there on, so
+    that no stratum has more draws than examples before all have as many. Where B < K each has one.
     """
     members, n_draws = sizes.tolist(), [1] * len(sizes)
 
-    def falls(k: int) -> list[tuple[float, int]]:
-        """Return what one more draw lowers the sum by, negative since heaps begin with the least; nothing if full."""
-        n = n_draws[k]
-        return [(-(members[k] ** 2) / (n * (n + 1)), k)] if replacement or n < members[k] else []
+    def entry(k: int) -> tuple[float, int]:
+        """Return what one more draw lowers the sum by, negative since a heap begins with the least."""
+        return -(members[k] ** 2) / (n_draws[k] * (n_draws[k] + 1)), k
 
-    heap = [entry for k in range(len(sizes)) for entry in falls(k)]
+    heap = [entry(k) for k in range(len(sizes))]
     heapq.heapify(heap)
     for _ in range(batch_size - len(sizes)):
-        k = heapq.heappop(heap)[1]
+        k = heap[0][1]
         n_draws[k] += 1
-        for entry in falls(k):
-            heapq.heappush(heap, entry)
+        heapq.heapreplace(heap, entry(k))
     return np.array(n_draws, dtype=np.intp)
 
 

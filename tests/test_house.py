@@ -18,6 +18,7 @@ HEIGHT = {
     "gcref/executor": 0,
     "gcref/engine": 1,
     "gcref/trace_files": 1,
+    "gcref/sampling": 3,
     "gcref/clustering": 2,
     "gcref/estimators": 3,
     "gcref/variance": 4,

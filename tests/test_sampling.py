@@ -35,19 +35,19 @@ def test_the_allocation_is_the_best_of_all(sizes, data, replacement):
     most = 10 if replacement else min(sum(sizes), 10)
     batch_size = data.draw(st.integers(min(len(sizes), most), most))
     expected = enumeration.allocation(sizes, batch_size, replacement)
-    assert tuple(allocate(np.array(sizes), batch_size, replacement)) == expected
+    assert tuple(allocate(np.array(sizes), batch_size)) == expected
 
 
-@pytest.mark.parametrize("replacement", [False, True])
-def test_a_large_allocation_is_proportional_to_the_sizes(replacement):
+def test_a_large_allocation_is_proportional_to_the_sizes():
     sizes = np.random.default_rng(0).integers(1, 2000, 300)
     batch_size = int(sizes.sum() // 5)
-    n_draws = allocate(sizes, batch_size, replacement)
+    n_draws = allocate(sizes, batch_size)
     assert n_draws.sum() == batch_size
     # The least of Σ N²/n over real n ≥ 1 is n ∝ N where that is above 1; the best integers are next to it.
     above = sizes > 5
     assert (np.abs(n_draws[above] - sizes[above] / 5) <= 1).all()
     assert (n_draws[~above] == 1).all()
+    np.testing.assert_array_equal(allocate(sizes, int(sizes.sum())), sizes)
 
 
 # -------------------------------------------------------------------------------------------------------- batches
@@ -63,6 +63,17 @@ def test_a_batch_is_what_stratified_draws(batch_size, replacement):
         weights = gcref.StratifiedBatchSampler.weights(batch)
         found = net.gradient(ds.x[batch], ds.y[batch], weights)[1]
         np.testing.assert_array_equal(found, stratified.sample(net, ds, rng))
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 6])
+def test_a_drawn_batch_is_the_caller_s_to_change(batch_size):
+    strata = gcref.sampling.Strata("labels", GAPS, batch_size, False)
+    drawn = strata.draw(np.random.default_rng(0))
+    expected = [array.copy() for array in drawn]
+    for array in drawn:
+        array[:] = -1
+    for array, again in zip(expected, strata.draw(np.random.default_rng(0)), strict=True):
+        np.testing.assert_array_equal(array, again)
 
 
 @EVERY_CASE

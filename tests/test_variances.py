@@ -133,11 +133,12 @@ def test_passes_are_shared(names, n_passes, monkeypatch):
     assert sum(seen) == n_passes * N
 
 
-def test_clusters_of_one_start_no_second_pass(monkeypatch):
+@pytest.mark.parametrize(("batch_size", "replacement"), [(None, False), (N, True), (N + 3, True)])
+def test_clusters_of_one_start_no_second_pass(batch_size, replacement, monkeypatch):
     net, ds, _ = problem("pooled")
     net.trace_bytes(ds.x.shape[1:])
     seen = count_passes(monkeypatch)
-    found = gcref.variance(gcref.Stratified(np.arange(N)), net, ds)
+    found = gcref.variance(gcref.Stratified(np.arange(N), batch_size, replacement), net, ds)
     assert (found.average, found.normalized) == (0.0, 0.0)
     assert sum(seen) == N
 
