@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gcref.clustering.alternating import Points, alternate, balanced_labels
+from gcref.clustering.alternating import Points, UStep, alternate, balanced_labels
 
 
 class NotFiniteError(ValueError):
@@ -103,14 +103,22 @@ class Clusterer(ABC):
             )
         return np.array(labels, dtype=np.int64)
 
-    def _alternate(self, points: Points, warm: Any | None, sizes: str) -> Any:
-        """Alternate from the centres `warm`, or from the start labels; return the last centres."""
-        centers, counts = warm, None
-        if warm is None or sizes == "fixed":
+    def _alternate(
+        self, points: Points, warm: Any | None, sizes: str, u_step: UStep | None = None, n_assigned: int | None = None
+    ) -> Any:
+        """Alternate from the centres `warm`, or from the start labels; return the last centres.
+
+        `u_step` and `n_assigned` as in `alternate`.
+        """
+        centers, counts, start = warm, None, None
+        if warm is None or sizes == "fixed" or n_assigned is not None:
             start = self._start_labels(len(points.sq_norms))
-            centers = points.centers(start, self.n_clusters) if warm is None else warm
             counts = np.bincount(start, minlength=self.n_clusters) if sizes == "fixed" else None
-        run = alternate(points, centers, self.n_clusters, counts, self.seed, self._iterations())
+        if warm is None and start is not None:
+            centers = points.centers(start, self.n_clusters) if u_step is None else u_step(start, None, 0)
+        run = alternate(
+            points, centers, self.n_clusters, counts, self.seed, self._iterations(), u_step, start, n_assigned
+        )
         self._learn(run.labels, run.objective, run.last_labels)
         return run.centers
 

@@ -103,9 +103,17 @@ def _example_products(part: Trace, V: Array, by_gradients: bool, transposed: boo
 
 def add_center_sums(trace: Trace, labels: NDArray, a_sums: NDArray, d_sums: NDArray) -> None:
     """Add Σ_{i∈k} Σ_t A_it to a_sums (K, I) and Σ_{i∈k} Σ_t D_it to d_sums (K, O), of which Eq. 6 makes centres."""
-    a, d = trace.position_sums()
-    cpu.grouped_sums(a, labels, len(a_sums), a_sums)
-    cpu.grouped_sums(d, labels, len(d_sums), d_sums)
+    add_all_center_sums([trace], labels, [(a_sums, d_sums)])
+
+
+def add_all_center_sums(
+    traces: Sequence[Trace], labels: NDArray, sums: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
+) -> None:
+    """`add_center_sums` of every block."""
+    pairs = zip(traces, sums, strict=True)
+    subspace.add_grouped_sums(
+        [pair for trace, out in pairs for pair in zip(trace.position_sums(), out, strict=True)], labels
+    )
 
 
 def add_sketch(trace: Trace, R: Array, Q: Array, out: NDArray[np.float64]) -> None:

@@ -6,12 +6,13 @@ import numpy as np
 
 from gcref.clustering.exact import ExactClustering
 from gcref.clustering.low_rank import GradientClustering
+from gcref.clustering.sketched import SketchedClustering
 from gcref.data import Dataset
 from gcref.engine import image_models
 from gcref.engine.optimizer import SGD
 from gcref.engine.trace import Trace
 from gcref.estimators import SVRG, Estimator, Stratified
-from gcref.kernels import cpu, random_features
+from gcref.kernels import cpu, dot, enumerate, moves, random_features
 from gcref.studies.grid import Sweep
 from gcref.studies.random_features import datasets, run_trajectory
 from gcref.variance import variances
@@ -34,7 +35,7 @@ def compile_all() -> int:
 
 def compiled() -> dict[str, list]:
     """Return the argument types each kernel is ready for; private ones are part of those that call them."""
-    modules: tuple[ModuleType, ...] = (cpu, random_features)
+    modules: tuple[ModuleType, ...] = (cpu, dot, moves, enumerate, random_features)
     return {
         f"{module.__name__}.{name}": list(kernel.signatures)
         for module in modules
@@ -91,4 +92,12 @@ def _clusterers(dtype: np.dtype) -> None:
         ExactClustering(2, sizes="sequential", n_iter=2, form=form).fit(G)
         ExactClustering(2, sizes="fixed", n_iter=2, form=form).fit(G)
         ExactClustering(2, update="exchange", n_iter=2, form=form).fit(G)
+        traces = [Trace(A, D)]
+        sketched = SketchedClustering(4, dim=3, n_candidates=2, n_iter=3).fit(traces)
+        sketched.partial_fit(traces)
+    for rank in (1, 2):
+        GradientClustering(2, center="svd", rank=rank, n_iter=1).fit([Trace(A, D)])
+    ExactClustering(2, update="enumeration").fit(rng.standard_normal((8, 3)))
+    dot.dot(A[0, 0], A[0, 0])
+    moves.join_cost(1, 1.0, 0.0, 1.0, 0.0)
     cpu.sq_distance(1.0, 0.0, 1.0)

@@ -193,8 +193,8 @@ def test_float32_traces_stay_float32_and_agree_with_float64(modes):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"center": "svd"}, r"center='svd'; expected one of 'mean'"),
-        ({"center": 3}, r"center=3; expected one of 'mean'"),
+        ({"center": "median"}, r"center='median'; expected one of 'mean', 'svd'"),
+        ({"center": 3}, r"center=3; expected one of 'mean', 'svd'"),
         ({"rank": 2}, r"rank=2 with center='mean'; mean centres have rank 1"),
         ({"rank": 0}, r"rank=0; an integer not below 1"),
         ({"rank": 1.0}, r"rank=1.0; an integer"),

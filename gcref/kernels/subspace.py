@@ -1,0 +1,68 @@
+"""Sums by cluster of which centres of low rank are made: of traces, and of gradients' products with a few vectors.
+
+Arrays as in `gcref.kernels.cpu`; M_k = Σ_{i∈k} g_i is never formed.
+"""
+
+import numpy as np
+
+from gcref.kernels import cpu, threads
+from gcref.kernels.jit import fast_jit
+
+_WORTHWHILE = 1 << 15  # multiplications; below it a thread's start costs more than it saves
+
+
+def add_grouped_sums(pairs: list[tuple[np.ndarray, np.ndarray]], labels: np.ndarray) -> None:
+    """`gcref.kernels.cpu.grouped_sums` of several arrays X (N, M), each added to its sums (K, M).
+
+    An array is one thread's, which reads it from end to end: what this costs is memory, not arithmetic.
+    """
+
+    def task(first: int, last: int) -> None:
+        for X, sums in pairs[first:last]:
+            cpu._grouped_sums(X, labels, sums, 0, X.shape[1])
+
+    threads.over(len(pairs), task, sum(X.size for X, _ in pairs) >= _WORTHWHILE)
+
+
+def by_cluster(labels: np.ndarray, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the examples cluster by cluster, in order, and where each cluster starts in them; (N,), (K + 1,)."""
+    order = np.argsort(labels, kind="stable")
+    return order, np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=n_clusters))])
+
+
+@fast_jit
+def _add_cluster_products(
+    A: np.ndarray,
+    D: np.ndarray,
+    order: np.ndarray,
+    starts: np.ndarray,
+    V: np.ndarray,
+    out: np.ndarray,
+    first: int,
+    last: int,
+) -> None:
+    """Clusters first…last−1 of `add_cluster_products`."""
+    for k in range(first, last):
+        for j in range(starts[k], starts[k + 1]):
+            a, d = A[order[j]], D[order[j]]
+            for s in range(V.shape[1]):
+                v, total = V[k, s], out[k, s]
+                product = 0.0
+                for u in range(d.shape[0]):
+                    product += d[u] * v[u]
+                for u in range(a.shape[0]):
+                    total[u] += product * a[u]
+
+
+def add_cluster_products(A: np.ndarray, D: np.ndarray, labels: np.ndarray, V: np.ndarray, out: np.ndarray) -> None:
+    """out_ks += M_k V_ks = Σ_{i∈k} A_i (D_i·V_ks), T = 1; with A and D exchanged, M_kᵀ V_ks.
+
+    A (N, I), D (N, O), labels (N,) in 0…K−1, V (K, b, O), out (K, b, I) float64. Cost N b (I + O). Each cluster is
+    one thread's, and its examples are added up in order.
+    """
+    order, starts = by_cluster(labels, len(V))
+    threads.over(
+        len(V),
+        lambda first, last: _add_cluster_products(A, D, order, starts, V, out, first, last),
+        V.shape[1] * (A.size + D.size) >= _WORTHWHILE,
+    )
