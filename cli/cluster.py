@@ -42,6 +42,10 @@ METHODS = "sketched, gc, gc-rankR, exchange, exact"
     help="The most iterations or sweeps.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True,
+    help="Where the kernels run; auto takes a GPU if there is one.",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace FILE.npz if it is there.")
 def cluster(
     traces: Path,
@@ -52,6 +56,7 @@ def cluster(
     drift: float | None,
     n_iter: int | None,
     seed: int,
+    device: str,
     overwrite: bool,
 ) -> None:
     """Cluster the per-example gradients in TRACES, so that one draw from each cluster has little variance.
@@ -81,6 +86,7 @@ def cluster(
       gcref cluster traces.npz --n-clusters 64 --dim 256 --drift 0.02 --out labels.npz --overwrite
       gcref cluster traces.h5 --method gc-rank4 --n-iter 5 --out rank4.npz
     """  # noqa: D301
+    from gcref.kernels.device import resolve
     from gcref.studies.methods import clusterer
     from gcref.trace_files import TraceFile
 
@@ -88,6 +94,7 @@ def cluster(
     _check_out(out, traces, overwrite)
     with usage_errors():
         fit = _clusterer(clusterer, method, n_clusters, n_iter, seed, {"dim": dim, "drift": drift})
+        fit.set_params(device=_device(resolve, device))
         source = TraceFile(traces)
         if n_clusters > source.n_examples:
             raise ValueError(f"--n-clusters {n_clusters} but {traces} has only {source.n_examples} examples")
@@ -115,6 +122,14 @@ def _check_out(out: Path, traces: Path, overwrite: bool) -> None:
         raise click.UsageError(f"--out {out} is already there; give another name, or --overwrite to replace it")
     if not os.access(out.parent, os.W_OK):
         raise click.UsageError(f"--out {out}: the folder {out.parent} cannot be written")
+
+
+def _device(resolve: Callable[[str], str], device: str) -> str:
+    """Return the device that is there for `device`."""
+    try:
+        return resolve(device)
+    except RuntimeError as error:
+        raise click.UsageError(f"--device cuda: {error}") from None
 
 
 def _clusterer(

@@ -6,7 +6,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from gcref.kernels import cpu
+from gcref.kernels.device import here
 
 Products = tuple[np.ndarray, np.ndarray]
 UStep = Callable[[np.ndarray, Any, int], Any]  # labels, the centres before or None, t → centres
@@ -122,8 +122,8 @@ def alternate(
 def _a_step(products: Products, gg: np.ndarray, sizes: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
     """Assign every example, in a random order if the sizes are treated sequentially."""
     if sizes is None:
-        return cpu.a_step_sequential(*products, gg, rng.permutation(len(gg)))
-    return cpu.a_step_fixed(*products, gg, sizes)
+        return here.a_step_sequential(*products, gg, rng.permutation(len(gg)))
+    return here.a_step_fixed(*products, gg, sizes)
 
 
 def _partial_a_step(
@@ -142,9 +142,9 @@ def _partial_a_step(
     if sizes is None:
         kept = np.bincount(np.delete(labels, examples), minlength=n_clusters)
         places = np.searchsorted(examples, order)
-        found = cpu.a_step_sequential(cc, cg, points.sq_norms[examples], places, kept)
+        found = here.a_step_sequential(cc, cg, points.sq_norms[examples], places, kept)
     else:
-        found = cpu.a_step_fixed(cc, cg, points.sq_norms[examples], sizes)
+        found = here.a_step_fixed(cc, cg, points.sq_norms[examples], sizes)
     labels = labels.copy()
     labels[examples] = found
     return labels
@@ -174,7 +174,7 @@ def fill_empty_clusters(
     """
     sizes = np.bincount(labels, minlength=len(cc))
     for empty in np.flatnonzero(sizes == 0):
-        costs = sizes * cpu.spread_from_products(cc, cg, gg, labels)
+        costs = sizes * here.spread_from_products(cc, cg, gg, labels)
         costs[sizes < 2] = 0.0
         donor = np.argmax(costs) if costs.any() else np.argmax(sizes)
         members = np.flatnonzero(labels == donor)
@@ -185,4 +185,4 @@ def fill_empty_clusters(
 def objective_from_products(labels: np.ndarray, cc: np.ndarray, cg: np.ndarray, gg: np.ndarray) -> float:
     """Φ = Σ_k N_k Σ_{i∈k} (cc_k − 2 cg_ik + gg_i), Eq. 2."""
     sizes = np.bincount(labels, minlength=len(cc))
-    return float(sizes @ cpu.spread_from_products(cc, cg, gg, labels))
+    return float(sizes @ here.spread_from_products(cc, cg, gg, labels))

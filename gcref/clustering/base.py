@@ -2,12 +2,17 @@
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import wraps
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from gcref.clustering.alternating import Points, UStep, alternate, balanced_labels
+from gcref.kernels.device import on
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class NotFiniteError(ValueError):
@@ -129,6 +134,17 @@ class Clusterer(ABC):
         self.sizes_ = np.bincount(labels, minlength=self.n_clusters)
         self.objective_ = np.array(objective)
         self.last_labels_ = last_labels
+
+
+def on_device(method: Method) -> Method:
+    """Let a method of a clusterer run its kernels where `device` says."""
+
+    @wraps(method)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with on(self.device):
+            return method(self, *args, **kwargs)
+
+    return cast(Method, run)
 
 
 def check_integer(name: str, value: Any, lowest: int) -> None:

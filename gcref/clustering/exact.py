@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gcref.clustering.base import Clusterer, check_choice
+from gcref.clustering.base import Clusterer, check_choice, on_device
 from gcref.clustering.exchange import exchange
 from gcref.clustering.gram import gram_matrix, gram_operations, look_through
 from gcref.clustering.passes import Passes, is_traces
@@ -50,6 +50,8 @@ class ExactClustering(Clusterer):
     form : {"auto", "explicit", "gram"}, default "auto"
         Work on the gradients (N, d) or on their inner products (N, N). "auto" takes the one of fewer
         operations that fits into 2 GiB, by the shapes alone.
+    device : {"cpu", "cuda", "auto"}, default "cpu"
+        Where the kernels of the clustering run; "auto" takes a GPU if there is one that works.
 
     Attributes
     ----------
@@ -104,6 +106,7 @@ class ExactClustering(Clusterer):
         seed: int = 0,
         warm_start: bool = False,
         form: str = "auto",
+        device: str = "cpu",
     ) -> None:
         self.n_clusters = n_clusters
         self.update = update
@@ -112,7 +115,9 @@ class ExactClustering(Clusterer):
         self.seed = seed
         self.warm_start = warm_start
         self.form = form
+        self.device = device
 
+    @on_device
     def fit(self, G: Any) -> "ExactClustering":
         """Cluster gradients.
 

@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 
 from gcref.clustering.alternating import Run, stream
-from gcref.kernels import cpu
+from gcref.kernels.device import here
 
 STILL = 0.001  # a sweep that moves less than this share of the examples is the last
 
@@ -75,12 +75,12 @@ class VectorPoints:
     """
 
     def __init__(self, vectors: np.ndarray, drift: float = 0.0, n_candidates: int | None = None) -> None:
-        self.sq_norms = cpu.row_sq_norms(vectors)
+        self.sq_norms = here.row_sq_norms(vectors)
         self.n_candidates = n_candidates
         self._drift = drift * float(self.sq_norms.mean())
         # Φ knows differences only, and what all have in common would cost digits.
         self._vectors = vectors - vectors.mean(axis=0)
-        self._own = cpu.row_sq_norms(self._vectors)
+        self._own = here.row_sq_norms(self._vectors)
         self._swept = False
 
     def sums(self, labels: np.ndarray, n_clusters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -90,26 +90,26 @@ class VectorPoints:
         labels = labels[known]
         sizes = np.bincount(labels, minlength=n_clusters)
         e = np.bincount(labels, weights=own, minlength=n_clusters)
-        return sizes, e, cpu.grouped_sums(vectors, labels, n_clusters)
+        return sizes, e, here.grouped_sums(vectors, labels, n_clusters)
 
     def sweep(self, order: np.ndarray, labels: np.ndarray, n_clusters: int, threshold: float) -> int:
         """Start from fresh sums, so that rounding does not pile up over the sweeps."""
         sums = self.sums(labels, n_clusters)
         if self.n_candidates is None or self.n_candidates >= n_clusters or not self._swept:
             self._swept = True
-            return cpu.exchange_sweep(self._vectors, order, labels, *sums, threshold, self._drift)
+            return here.exchange_sweep(self._vectors, order, labels, *sums, threshold, self._drift)
         near = neighbours(*sums, self.n_candidates)
-        return cpu.exchange_sweep_among(self._vectors, order, labels, *sums, threshold, self._drift, near)
+        return here.exchange_sweep_among(self._vectors, order, labels, *sums, threshold, self._drift, near)
 
     def objective_of(self, labels: np.ndarray, n_clusters: int) -> float:
         """Φ from the differences, in which nothing cancels, with drift."""
         sizes, _, s = self.sums(labels, n_clusters)
-        spread = cpu.spread(self._vectors, s / np.maximum(sizes, 1)[:, None], labels)
+        spread = here.spread(self._vectors, s / np.maximum(sizes, 1)[:, None], labels)
         return float(sizes @ spread + self._drift * (sizes.astype(float) ** 2).sum())
 
     def place(self, order: np.ndarray, labels: np.ndarray, n_clusters: int) -> None:
         """Give the examples `order`, whose labels are −1, the labels of the clusters where they cost least."""
-        cpu.join(self._vectors, order, labels, *self.sums(labels, n_clusters), self._drift)
+        here.join(self._vectors, order, labels, *self.sums(labels, n_clusters), self._drift)
 
 
 def neighbours(sizes: np.ndarray, e: np.ndarray, s: np.ndarray, n_candidates: int) -> np.ndarray:

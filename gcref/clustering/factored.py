@@ -11,7 +11,7 @@ from gcref.clustering.base import NotFiniteError
 from gcref.clustering.passes import Passes
 from gcref.engine import algebra
 from gcref.engine.trace import Trace
-from gcref.kernels import cpu
+from gcref.kernels.device import here
 
 Centers = list[tuple[np.ndarray, np.ndarray]]
 Vectors = list[np.ndarray | None]
@@ -147,7 +147,7 @@ class FactoredPoints:
 def sq_norms(centers: Centers) -> np.ndarray:
     """‖C_k‖² over all blocks, (K,)."""
     wide = [(_with_rank(c).astype(np.float64), _with_rank(d).astype(np.float64)) for c, d in centers]
-    return np.asarray(sum(cpu.sq_norms(c, d) for c, d in wide))
+    return np.asarray(sum(here.sq_norms(c, d) for c, d in wide))
 
 
 def _with_rank(factor: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from gcref.clustering.passes import Passes
 from gcref.engine.costs import Operations
 from gcref.engine.trace import Trace, first_bad_row
-from gcref.kernels import cpu
+from gcref.kernels.device import here
 
 _HELD = 1 << 28  # bytes of traces in a group of batches
 _NUMBERS = 1 << 22  # of gradients or patches, formed at once
@@ -161,7 +161,7 @@ def _add_by_positions(first: Trace, second: Trace, out: np.ndarray) -> None:
         A, D = part.A, part.D
         for columns in _slices(rows.start if second is first else 0, second.n_examples, step):
             other = _double(second, columns)
-            out[rows, columns] += cpu.gram(A, D, other.A, other.D)
+            out[rows, columns] += here.gram(A, D, other.A, other.D)
 
 
 def _mirror(gram: np.ndarray) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from gcref.clustering.base import Clusterer, check_choice, check_integer
+from gcref.clustering.base import Clusterer, check_choice, check_integer, on_device
 from gcref.clustering.centers import CenterStep
 from gcref.clustering.factored import Centers, FactoredPoints
 
@@ -52,6 +52,8 @@ class GradientClustering(Clusterer):
     blocks : sequence of int, optional
         The parameter blocks, by their place in the traces, whose gradients are clustered (appendix B.2: "on a subset
         of the layers"); all by default. Norms, centres and Φ know nothing of the others.
+    device : {"cpu", "cuda", "auto"}, default "cpu"
+        Where the kernels of the clustering run; "auto" takes a GPU if there is one that works.
 
     Attributes
     ----------
@@ -110,6 +112,7 @@ class GradientClustering(Clusterer):
         decay: float | None = None,
         a_share: float = 1.0,
         blocks: Sequence[int] | None = None,
+        device: str = "cpu",
     ) -> None:
         self.n_clusters = n_clusters
         self.center = center
@@ -123,7 +126,9 @@ class GradientClustering(Clusterer):
         self.decay = decay
         self.a_share = a_share
         self.blocks = blocks
+        self.device = device
 
+    @on_device
     def fit(self, traces: Any) -> "GradientClustering":
         """Cluster the examples of `traces`.
 

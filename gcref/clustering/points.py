@@ -7,7 +7,7 @@ import numpy as np
 from gcref.clustering.alternating import Points, Products, objective_from_products
 from gcref.clustering.exchange import Exchangeable
 from gcref.clustering.gram import center
-from gcref.kernels import cpu
+from gcref.kernels.device import here
 
 
 class ExactPoints(Points, Protocol):
@@ -36,21 +36,21 @@ class ExplicitPoints:
     def __init__(self, G: np.ndarray) -> None:
         self.G = G
         self.n_parameters = G.shape[1]
-        self.sq_norms = cpu.row_sq_norms(G)
+        self.sq_norms = here.row_sq_norms(G)
 
     def centers(self, labels: np.ndarray, n_clusters: int) -> np.ndarray:
         """Eq. 4."""
-        return cpu.grouped_sums(self.G, labels, n_clusters) / np.bincount(labels, minlength=n_clusters)[:, None]
+        return here.grouped_sums(self.G, labels, n_clusters) / np.bincount(labels, minlength=n_clusters)[:, None]
 
     def products(self, centers: np.ndarray) -> Products:
         """One matrix product in the dtype of the gradients."""
         C = centers.astype(self.G.dtype, copy=False)
-        return cpu.row_sq_norms(C), self.G @ C.T
+        return here.row_sq_norms(C), self.G @ C.T
 
     def objective(self, labels: np.ndarray, centers: np.ndarray) -> tuple[float, None]:
         """Φ from the differences g_i − C_k, in which nothing cancels."""
         sizes = np.bincount(labels, minlength=len(centers))
-        return float(sizes @ cpu.spread(self.G, centers, labels)), None
+        return float(sizes @ here.spread(self.G, centers, labels)), None
 
     def exchangeable(self) -> Exchangeable:
         """Exchange works on the deviations from the mean gradient."""
@@ -59,7 +59,7 @@ class ExplicitPoints:
     def sq_distances(self) -> np.ndarray:
         """From the differences, in which nothing cancels; cost N² d."""
         G = self.G.astype(np.float64, copy=False)
-        return np.array([cpu.row_sq_norms(G - g) for g in G])
+        return np.array([here.row_sq_norms(G - g) for g in G])
 
 
 class Deviations:
@@ -69,14 +69,14 @@ class Deviations:
         self._points = points
         mean = points.G.mean(axis=0, dtype=np.float64)
         self._deviations = np.subtract(points.G, mean, out=np.empty_like(points.G), casting="same_kind")
-        self.sq_norms = cpu.row_sq_norms(self._deviations)
+        self.sq_norms = here.row_sq_norms(self._deviations)
 
     def sweep(self, order: np.ndarray, labels: np.ndarray, n_clusters: int, threshold: float) -> int:
         """Start from fresh sums, so that rounding does not pile up over the sweeps."""
         sizes = np.bincount(labels, minlength=n_clusters)
         e = np.bincount(labels, weights=self.sq_norms, minlength=n_clusters)
-        s = cpu.grouped_sums(self._deviations, labels, n_clusters)
-        return cpu.exchange_sweep(self._deviations, order, labels, sizes, e, s, threshold)
+        s = here.grouped_sums(self._deviations, labels, n_clusters)
+        return here.exchange_sweep(self._deviations, order, labels, sizes, e, s, threshold)
 
     def objective_of(self, labels: np.ndarray, n_clusters: int) -> float:
         """Φ of the gradients as they were given."""
@@ -106,7 +106,7 @@ class GramPoints:
     def centers(self, labels: np.ndarray, n_clusters: int) -> Products:
         """⟨C_k, C_k⟩ and ⟨C_k, g_i⟩ for the means C_k."""
         sizes = np.bincount(labels, minlength=n_clusters)
-        cg = np.ascontiguousarray(cpu.grouped_sums(self.gram, labels, n_clusters).T) / sizes
+        cg = np.ascontiguousarray(here.grouped_sums(self.gram, labels, n_clusters).T) / sizes
         own = cg[np.arange(len(labels)), labels]
         return np.bincount(labels, weights=own, minlength=n_clusters) / sizes, cg
 
@@ -126,8 +126,8 @@ class GramPoints:
         """Start from fresh sums, so that rounding does not pile up over the sweeps."""
         sizes = np.bincount(labels, minlength=n_clusters)
         e = np.bincount(labels, weights=self.sq_norms, minlength=n_clusters)
-        s_dot_g = np.ascontiguousarray(cpu.grouped_sums(self.gram, labels, n_clusters).T)
-        return cpu.exchange_sweep_gram(self.gram, order, labels, sizes, e, s_dot_g, max(threshold, self._least))
+        s_dot_g = np.ascontiguousarray(here.grouped_sums(self.gram, labels, n_clusters).T)
+        return here.exchange_sweep_gram(self.gram, order, labels, sizes, e, s_dot_g, max(threshold, self._least))
 
     def objective_of(self, labels: np.ndarray, n_clusters: int) -> float:
         """Φ from the products."""

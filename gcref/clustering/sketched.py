@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gcref.clustering.alternating import Run
-from gcref.clustering.base import Clusterer, check_integer
+from gcref.clustering.base import Clusterer, check_integer, on_device
 from gcref.clustering.exchange import VectorPoints, exchange
 from gcref.clustering.sketches import Sketches, dim_for
-from gcref.kernels import cpu
+from gcref.kernels.device import here
 
 
 class SketchedClustering(Clusterer):
@@ -43,6 +43,8 @@ class SketchedClustering(Clusterer):
         for large K, with a slightly higher Φ. None: all.
     warm_start : bool, default False
         Continue from the last labels, on new sketches of the same number of examples, and go on counting sweeps.
+    device : {"cpu", "cuda", "auto"}, default "cpu"
+        Where the kernels of the clustering run; "auto" takes a GPU if there is one that works.
 
     Attributes
     ----------
@@ -93,6 +95,7 @@ class SketchedClustering(Clusterer):
         accuracy: float | None = None,
         n_candidates: int | None = None,
         warm_start: bool = False,
+        device: str = "cpu",
     ) -> None:
         self.n_clusters = n_clusters
         self.dim = dim
@@ -103,7 +106,9 @@ class SketchedClustering(Clusterer):
         self.accuracy = accuracy
         self.n_candidates = n_candidates
         self.warm_start = warm_start
+        self.device = device
 
+    @on_device
     def fit(self, traces: Any) -> "SketchedClustering":
         """Cluster the examples of `traces`.
 
@@ -134,6 +139,7 @@ class SketchedClustering(Clusterer):
         self._sweep(sketches, start, done)
         return self
 
+    @on_device
     def partial_fit(self, traces: Any, indices: ArrayLike | None = None) -> "SketchedClustering":
         """Take in further examples, or new gradients of known ones, and sweep on from the present labels.
 
@@ -195,8 +201,8 @@ class SketchedClustering(Clusterer):
         if m == 0:
             return float("nan"), float("nan")
         hidden = (hidden - hidden.mean(axis=0)) * np.sqrt(sketches.dim)
-        sums = cpu.grouped_sums(hidden, self.labels_, self.n_clusters)
-        squares = cpu.grouped_sums(hidden**2, self.labels_, self.n_clusters)
+        sums = here.grouped_sums(hidden, self.labels_, self.n_clusters)
+        squares = here.grouped_sums(hidden**2, self.labels_, self.n_clusters)
         phi = self.sizes_ @ squares - (sums**2).sum(axis=0)
         variance = phi / (float(n) ** 2 * sum(i * o for _, i, o in sketches.blocks))
         error = variance.std(ddof=1) / np.sqrt(m) if m > 1 else float("nan")

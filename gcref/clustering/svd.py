@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gcref.kernels import subspace
+
 Factors = tuple[np.ndarray, np.ndarray]
 # (one block of vectors a parameter block, or None where none is needed; transposed) → their products
 Product = Callable[[list[np.ndarray | None], bool], list[np.ndarray | None]]
@@ -14,7 +16,7 @@ N_STEPS = 3  # power steps, of a product with M and one with Mᵀ each
 def best_of_rank(
     product: Product, shapes: list[tuple[int, int]], n_clusters: int, rank: int, rng: np.random.Generator
 ) -> list[Factors]:
-    """Return factors c (K, r, I), orthonormal, and d (K, r, O) of the best rank-r approximations Σ_s c_ks d_ksᵀ.
+    """Return factors c (K, r, I), orthonormal or 0, and d (K, r, O) of the best rank-r approximations Σ_s c_ks d_ksᵀ.
 
     Parameters
     ----------
@@ -46,7 +48,10 @@ def best_of_rank(
     U = [np.zeros((n_clusters, 0, inputs)) for inputs, _ in shapes]
     W = [np.zeros((n_clusters, 0, outputs)) for _, outputs in shapes]
     for _ in range(N_STEPS):
-        new = [None if y is None else _extension(u, y) for u, y in zip(U, product(V, False), strict=True)]
+        new = product(V, False)
+        for u, y in zip(U, new, strict=True):
+            if y is not None:
+                subspace.extend(u, y)
         V = product(new, True)
         U = [u if more is None else np.concatenate([u, more], axis=1) for u, more in zip(U, new, strict=True)]
         W = [w if more is None else np.concatenate([w, more], axis=1) for w, more in zip(W, V, strict=True)]
@@ -54,17 +59,8 @@ def best_of_rank(
     return [_truncated(u, w, min(rank, *shape)) for u, w, shape in zip(U, W, shapes, strict=True)]
 
 
-def _extension(U: np.ndarray, Y: np.ndarray) -> np.ndarray:
-    """Return orthonormal rows that span, with those of U (K, m, I), what Y (K, b, I) adds.
-
-    Householder's method finds some even where Y adds nothing.
-    """
-    both = np.concatenate([U, Y], axis=1).transpose(0, 2, 1)
-    return np.linalg.qr(both)[0].transpose(0, 2, 1)[:, U.shape[1] :]
-
-
 def _truncated(U: np.ndarray, W: np.ndarray, rank: int) -> Factors:
-    """Return the best rank-r approximation of Σ_s U_ks W_ksᵀ; U (K, m, I) orthonormal, W (K, m, O)."""
+    """Return the best rank-r approximation of Σ_s U_ks W_ksᵀ; rows of U (K, m, I) orthonormal or 0, W (K, m, O)."""
     if U.shape[1] <= rank:
         return U, W
     _, vectors = np.linalg.eigh(W @ W.transpose(0, 2, 1))

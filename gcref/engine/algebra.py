@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from gcref.engine import costs
 from gcref.engine.trace import Array, Trace, check_traces
-from gcref.kernels import cpu, moments, subspace
+from gcref.kernels import moments
+from gcref.kernels.device import here
 from gcref.kernels.elementwise import accumulate
 
 _NUMBERS = 1 << 22  # of patches or gradients, held at once
@@ -41,9 +42,9 @@ def sq_norms(trace: Trace) -> NDArray[np.float64]:
     for rows in _chunks(trace, by_gradients):
         part = trace.rows(rows)
         if by_gradients:
-            out[rows] = cpu.row_sq_norms(part.gradients().reshape(part.n_examples, part.n_parameters))
+            out[rows] = here.row_sq_norms(part.gradients().reshape(part.n_examples, part.n_parameters))
         else:
-            out[rows] = cpu.sq_norms(part.A, part.D)
+            out[rows] = here.sq_norms(part.A, part.D)
     return out
 
 
@@ -64,12 +65,12 @@ def add_inner_products(trace: Trace, factors: Sequence[tuple[Array, Array]], out
     for rows in _chunks(trace, by_gradients, K):
         part = trace.rows(rows)
         gradients = part.gradients() if by_gradients else None
-        D = part.D if gradients is None else None
+        D = part.D
         for c, d in factors:
             if gradients is None:
-                cpu.add_position_products(part.projections(c), D @ d.T, out[rows])
+                here.add_position_products(part.projections(c), _projections(D, d), out[rows])
             else:
-                cpu.add_gradient_sketch(gradients, c, d, out[rows])
+                here.add_gradient_sketch(gradients, c, d, out[rows])
 
 
 def add_cluster_products(
@@ -83,13 +84,13 @@ def add_cluster_products(
     if trace.n_positions == 1:
         factors = trace.A[:, 0], trace.D[:, 0]
         left, right = factors[::-1] if transposed else factors
-        subspace.add_cluster_products(left, right, labels, V, out)
+        here.add_cluster_products(left, right, labels, V, out)
         return
     by_gradients = costs.inner_products(*trace.shape, V.shape[1]).choice == "Eq. 8"
     V, sums = V.astype(trace.dtype, copy=False), out.reshape(len(out), -1)
     for rows in _chunks(trace, by_gradients):
         found = _example_products(trace.rows(rows), V[labels[rows]], by_gradients, transposed)
-        cpu.grouped_sums(found.reshape(len(found), -1), labels[rows], len(V), sums)
+        here.grouped_sums(found.reshape(len(found), -1), labels[rows], len(V), sums)
 
 
 def _example_products(part: Trace, V: Array, by_gradients: bool, transposed: bool) -> Array:
@@ -111,7 +112,7 @@ def add_all_center_sums(
 ) -> None:
     """`add_center_sums` of every block."""
     pairs = zip(traces, sums, strict=True)
-    subspace.add_grouped_sums(
+    here.add_grouped_sums(
         [pair for trace, out in pairs for pair in zip(trace.position_sums(), out, strict=True)], labels
     )
 
@@ -122,9 +123,14 @@ def add_sketch(trace: Trace, R: Array, Q: Array, out: NDArray[np.float64]) -> No
     for rows in _chunks(trace, by_gradients):
         part = trace.rows(rows)
         if by_gradients:
-            cpu.add_gradient_sketch(part.gradients(), R, Q, out[rows])
+            here.add_gradient_sketch(part.gradients(), R, Q, out[rows])
         else:
-            cpu.add_position_products(part.projections(R), part.D @ Q.T, out[rows])
+            here.add_position_products(part.projections(R), _projections(part.D, Q), out[rows])
+
+
+def _projections(D: Array, Q: Array) -> Array:
+    """Q D_it, (B, T, m), by one matrix product instead of one an example; Q (m, O)."""
+    return (D.reshape(-1, D.shape[2]) @ Q.T).reshape(*D.shape[:2], len(Q))
 
 
 def add_moments(trace: Trace, total: NDArray[np.float64], squares: NDArray[np.float64]) -> None:

@@ -66,3 +66,58 @@ def add_cluster_products(A: np.ndarray, D: np.ndarray, labels: np.ndarray, V: np
         lambda first, last: _add_cluster_products(A, D, order, starts, V, out, first, last),
         V.shape[1] * (A.size + D.size) >= _WORTHWHILE,
     )
+
+
+@fast_jit
+def _extend(U: np.ndarray, Y: np.ndarray, first: int, last: int) -> None:
+    """Clusters first…last−1 of `extend`."""
+    for k in range(first, last):
+        for s in range(Y.shape[1]):
+            y = Y[k, s]
+            before, after = _normalized(y), 0.0
+            for _ in range(4):
+                if before > 0.0:
+                    for other in range(U.shape[1]):
+                        _without(y, U[k, other])
+                    for other in range(s):
+                        _without(y, Y[k, other])
+                    after = _normalized(y)
+                    if after > 0.5:
+                        break
+            if after <= 0.5:
+                y[:] = 0.0
+
+
+@fast_jit
+def _without(y: np.ndarray, u: np.ndarray) -> None:
+    """Take from y what is along the unit vector u."""
+    along = 0.0
+    for j in range(y.shape[0]):
+        along += y[j] * u[j]
+    for j in range(y.shape[0]):
+        y[j] -= along * u[j]
+
+
+@fast_jit
+def _normalized(y: np.ndarray) -> float:
+    """Give y the norm 1, unless it is 0; return what it was."""
+    most = 0.0
+    for j in range(y.shape[0]):
+        most = max(most, abs(y[j]))
+    total = 0.0
+    for j in range(y.shape[0]):
+        y[j] = y[j] / most if most > 0.0 else 0.0
+        total += y[j] * y[j]
+    norm = np.sqrt(total)
+    for j in range(y.shape[0]):
+        y[j] = y[j] / norm if most > 0.0 else 0.0
+    return most * norm
+
+
+def extend(U: np.ndarray, Y: np.ndarray) -> None:
+    """Make the rows of Y orthonormal to one another and to those of U; 0 where one adds nothing to their span.
+
+    U (K, m, I), rows orthonormal or 0; Y (K, b, I), changed in place. Gram and Schmidt's method, repeated until a row
+    keeps half of its length. Cost K b (m + b) I.
+    """
+    threads.over(len(Y), lambda first, last: _extend(U, Y, first, last), Y.size >= _WORTHWHILE)

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import gcref
 from gcref.cli.cluster import _progress, _variance_share, cluster
+from gcref.kernels import jit
 from gcref.trace_files import TraceFile, write_traces
 
 N, K = 60, 5
@@ -284,3 +285,9 @@ def test_help_documents_the_file():
     shown = CliRunner().invoke(cluster, ["--help"]).stdout
     for part in ("A0, A1, ...  (N, T, I) or (N, I)", "D0, D1, ...", "Examples:", "gcref cluster traces.h5", "weights"):
         assert part in shown
+
+
+def test_a_device_that_is_absent_is_named_before_any_work(source, out, monkeypatch):
+    monkeypatch.setattr(jit, "gpu_problem", lambda: "no driver")
+    refused("--device cuda: device='cuda', but no driver", source, "--out", out, "--device", "cuda")
+    assert not out.exists()

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gcref.clustering import exact, points
+from gcref.clustering import exact
 from gcref.clustering.exact import ExactClustering
 from gcref.engine.trace import Trace, per_example_gradients
+from gcref.kernels import cpu
 from gcref.validation import naive
 
 FORMS = pytest.mark.parametrize("form", ["explicit", "gram"])
@@ -126,7 +127,7 @@ def test_exchange_never_raises_the_objective_and_ends_in_a_local_optimum(K, more
 def test_exchange_stops_when_few_move(monkeypatch):
     moves = iter([500, 1, 0])
     G = np.random.default_rng(0).standard_normal((1001, 1))
-    monkeypatch.setattr(points.cpu, "exchange_sweep", lambda *args: next(moves))
+    monkeypatch.setattr(cpu, "exchange_sweep", lambda *args: next(moves))
     assert ExactClustering(2, "exchange", form="explicit").fit(G).n_iter_ == 2
     moves = iter([500, 2, 0])
     assert ExactClustering(2, "exchange", form="explicit").fit(G).n_iter_ == 3

@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")
@@ -80,7 +81,7 @@ def methods() -> dict[str, Callable[[Batches], Fit]]:
             gcref.GradientClustering(N_CLUSTERS, center="svd", rank=4, n_iter=N_ITER), kept
         ),
         **{
-            f"sketched, m = {m}, drift {drift:g}": lambda kept, m=m, drift=drift: _sketched(kept, m, drift)
+            f"sketched, m = {m}, drift {drift:g}": partial(_sketched, dim=m, drift=drift)
             for m, drift in ((16, 0.0), (64, 0.0), (64, 0.02), (64, 0.1), (256, 0.0))
         },
     }
