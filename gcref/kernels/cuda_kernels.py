@@ -240,7 +240,7 @@ def spread(G, C, members, starts, out):  # type: ignore[no-untyped-def]
 
 @cuda_jit
 def extend(U, Y):  # type: ignore[no-untyped-def]
-    """A block a cluster; a thread has coordinates of its own. Y_ks is normalised, then made orthogonal, up to 4 times."""
+    """A block a cluster, a thread some coordinates. Y_ks is normalised, then made orthogonal, four times at most."""
     m = U.shape[1]
     for k in range(cuda.blockIdx.x, Y.shape[0], cuda.gridDim.x):
         for s in range(Y.shape[1]):

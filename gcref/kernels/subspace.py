@@ -118,6 +118,6 @@ def extend(U: np.ndarray, Y: np.ndarray) -> None:
     """Make the rows of Y orthonormal to one another and to those of U; 0 where one adds nothing to their span.
 
     U (K, m, I), rows orthonormal or 0; Y (K, b, I), changed in place. Gram and Schmidt's method, repeated until a row
-    keeps half of its length. Cost K b (m + b) I.
+    keeps half of its length: one that adds nothing but rounding may become any new direction. Cost K b (m + b) I.
     """
     threads.over(len(Y), lambda first, last: _extend(U, Y, first, last), Y.size >= _WORTHWHILE)
