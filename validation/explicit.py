@@ -93,7 +93,7 @@ def moments(
     A: Array,
     D: Array,
     D_svrg: Array | None,
-    labels: NDArray[np.int32] | None,
+    labels: dict[str, NDArray[np.int32]],
     batch_size: int,
 ) -> Moments:
     """Compute the coordinate-wise variance of every estimator from explicit gradients, in two passes.
@@ -104,8 +104,8 @@ def moments(
         The features.
     D, D_svrg : ndarray, shape (N, O)
         ∂ℓ/∂logits at θ and at SVRG's θ̃ (None: no SVRG).
-    labels : ndarray, shape (N,), or None
-        GC's clusters, K = batch_size.
+    labels : dict of ndarray, shape (N,)
+        The clusters of each method that has any, K = batch_size.
     batch_size : int
     """
     n = len(A)
@@ -114,14 +114,14 @@ def moments(
     single, second = _spread(A, D, None, mean)
     single, second = single / n, second / n
     variances = {"sgb": mini_batch(single, n, batch_size), "sg2b": mini_batch(single, n, 2 * batch_size)}
-    seconds = {"sgb": second, "sg2b": second, "gc": second}
+    seconds = {"sgb": second, "sg2b": second}
     if D_svrg is not None:
         shift = mean - cluster_means(A, D_svrg, one_cluster, 1)[0][0]
         differences, second = _spread(A, D, D_svrg, shift)
         variances["svrg"], seconds["svrg"] = mini_batch(differences / n, n, batch_size), second / n
-    if labels is not None:
-        means, sizes = cluster_means(A, D, labels, batch_size)
-        variances["gc"] = _within(A, D, labels, means, sizes) / n**2
+    for method, own in labels.items():
+        means, sizes = cluster_means(A, D, own, batch_size)
+        variances[method], seconds[method] = _within(A, D, own, means, sizes) / n**2, seconds["sgb"]
     return Moments(mean, single, variances, seconds)
 
 

@@ -61,13 +61,11 @@ class Moments:
         self.n = n
 
 
-class Found(NamedTuple):
-    """All that the numbers of one iteration come from.
+class Within(NamedTuple):
+    """What the numbers of one clustering come from.
 
     Attributes
     ----------
-    own, reference, difference : Moments
-        Of g_i(θ), and of g_i(θ̃) and g_i(θ) − g_i(θ̃), if there is a θ̃.
     within, weighted : ndarray, shape (d,)
         Σ_k N_k Σ_{i∈k} (g_i − ḡ_k)² and Σ_k N_k Σ_{i∈k} g_i².
     phi : float
@@ -76,13 +74,27 @@ class Found(NamedTuple):
         Σ_k N_k².
     """
 
-    own: Moments
-    reference: Moments | None
-    difference: Moments | None
     within: Array
     weighted: Array
     phi: float
     square_sizes: int
+
+
+class Found(NamedTuple):
+    """All that the numbers of one iteration come from.
+
+    Attributes
+    ----------
+    own, reference, difference : Moments
+        Of g_i(θ), and of g_i(θ̃) and g_i(θ) − g_i(θ̃), if there is a θ̃.
+    clusterings : dict of Within
+        By method.
+    """
+
+    own: Moments
+    reference: Moments | None
+    difference: Moments | None
+    clusterings: dict[str, Within]
 
 
 Parts = list[Moments]  # of g, or of g, g̃ and g − g̃
@@ -90,8 +102,10 @@ Source = Callable[[Rows], Parts]
 Progress = Callable[[float], None]
 
 
-def gather(source: Source, step: int, labels: NDArray, d: int, progress: Progress | None = None) -> Found:
-    """Go through the examples cluster by cluster.
+def gather(
+    source: Source, step: int, labels: NDArray, d: int, progress: Progress | None = None
+) -> tuple[Parts, Within]:
+    """Go through the examples cluster by cluster; return the moments of all, and those within the clusters.
 
     Parameters
     ----------
@@ -118,8 +132,7 @@ def gather(source: Source, step: int, labels: NDArray, d: int, progress: Progres
         _merge(everything, cluster, d)
         if progress is not None:
             progress(everything[0].n / len(labels))
-    reference, difference = everything[1:] or (None, None)
-    return Found(everything[0], reference, difference, within, weighted, phi, square_sizes)
+    return everything, Within(within, weighted, phi, square_sizes)
 
 
 def clusters(labels: NDArray) -> Iterator[Rows]:

@@ -147,8 +147,9 @@ def _coordinates(found: Found, method: str, batch_size: int, rounding: Rounding)
     """V_j of a method and how far it may be off, both (d,)."""
     own, n = found.own, found.own.n
     delta = rounding.of_gradients(own)
-    if method == "gc":
-        return found.within / n**2, moved(found.weighted / n**2, np.sqrt(found.square_sizes) / n * delta)
+    if clustering := found.clusterings.get(method):
+        shift = np.sqrt(clustering.square_sizes) / n * delta
+        return clustering.within / n**2, moved(clustering.weighted / n**2, shift)
     size = 2 * batch_size if method == "sg2b" else batch_size
     weight = (n - size) / (size * max(n - 1, 1))  # of the variance of one example, drawn without replacement
     if method != "svrg":

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from gcref.engine.network import Network
 from gcref.estimators import SVRG, Estimator, MiniBatch, Stratified
 from gcref.studies.image_data import ImageData, build
+from gcref.studies.methods import clustered
 from gcref.studies.teacher import stream
 from gcref.validation import image_moments
 from gcref.validation.explicit import Numbers
@@ -47,7 +48,7 @@ class Recomputation:
         self.eps = float(np.finfo(self.run.precision).eps)
         self.checks = new_checks(self.run.precision, self.run.method, 0 if self.every_one else n_examples)
         self._origin: Snapshot = {}
-        self._labels: tuple[int, NDArray] | None = None
+        self._labels: tuple[int, Snapshot] = -1, {}
         self._drawn: list[Drawn] = []
 
     def go(self, progress: Progress | None = None) -> list[Check]:
@@ -86,10 +87,10 @@ class Recomputation:
         refresh = max(0, (iteration - 1) // self.run.refresh_every * self.run.refresh_every)
         for name in ("theta", "running"):
             self._same(iteration, f"svrg_{name}", snapshot, self._origin.get(name), f"{name} of {refresh}")
-        if self._labels is not None and self._labels[0] == refresh:
-            self._same(iteration, "labels/gc", snapshot, self._labels[1], "those of the snapshot before")
-        if "labels/gc" in snapshot:
-            self._labels = refresh, snapshot["labels/gc"]
+        if self._labels[0] == refresh:
+            for method, labels in self._labels[1].items():
+                self._same(iteration, f"labels/{method}", snapshot, labels, "those of the snapshot before")
+        self._labels = refresh, labels_of(snapshot)
         if self.run.refreshes(iteration):
             self._origin = snapshot
 
@@ -153,9 +154,20 @@ class Recomputation:
     ) -> Found:
         """The moments of all gradients."""
         make = image_moments.written_out if self.every_one else image_moments.by_closed_forms
-        source, step = make(net, reference, self.data.train)
-        labels = snapshot.get("labels/gc", np.zeros(len(self.data.train), np.int32))
-        return image_moments.gather(source, step, labels, net.n_parameters, progress)
+        # Where there are no clusters, the examples are one.
+        labels = labels_of(snapshot) or {"": np.zeros(len(self.data.train), np.int32)}
+        everything: image_moments.Parts = []
+        clusterings: dict[str, image_moments.Within] = {}
+        for method, own in labels.items():
+
+            def so_far(share: float, done: int = len(clusterings)) -> None:
+                progress((done + share) / len(labels))
+
+            # The moments of all examples are known from the first clustering.
+            source, step = make(net, None if everything else reference, self.data.train)
+            parts, clusterings[method] = image_moments.gather(source, step, own, net.n_parameters, so_far)
+            everything = everything or parts
+        return Found(everything[0], *(everything[1:] or (None, None)), clusterings=clusterings)
 
     def _compare(self, check: str, iteration: int, name: str, value: float, floor: float) -> None:
         """Compare one number with the stored one."""
@@ -164,11 +176,11 @@ class Recomputation:
 
     def _check_objective(self, iteration: int, found: Found, exact: Numbers) -> None:
         """Φ of the labels, uncentred, is N²·d·V."""
-        if "gc" in self.run.methods:
-            unit = found.own.n**2 * len(found.own.mean)
-            stored, floor = self.trajectory.stored("variance/gc", iteration) * unit, exact.floors["variance/gc"] * unit
-            check = self.checks["objective"]
-            check.compare(self.run.id, "N²·d·variance/gc", [iteration], stored, found.phi, floor)
+        unit = found.own.n**2 * len(found.own.mean)
+        for method in clustered(self.run.methods):
+            name, phi = f"variance/{method}", found.clusterings[method].phi
+            stored, floor = self.trajectory.stored(name, iteration) * unit, exact.floors[name] * unit
+            self.checks["objective"].compare(self.run.id, f"N²·d·{name}", [iteration], stored, phi, floor)
 
     def _check_gradients(self, iteration: int, net: Network) -> None:
         """The gradients that the sums are made of, of some examples, against those of each example alone."""
@@ -215,9 +227,13 @@ class Recomputation:
         known: dict[str, Estimator] = {"sgb": MiniBatch(size), "sg2b": MiniBatch(2 * size)}
         if reference is not None and found.reference is not None:
             known["svrg"] = SVRG(size).resume(reference, found.reference.mean)
-        if "labels/gc" in snapshot:
-            known["gc"] = Stratified(snapshot["labels/gc"])
+        known |= {method: Stratified(labels) for method, labels in labels_of(snapshot).items()}
         return {method: known[method] for method in self.run.methods}
+
+
+def labels_of(snapshot: Snapshot) -> Snapshot:
+    """Return the labels of a snapshot by method."""
+    return {name.removeprefix("labels/"): a for name, a in snapshot.items() if name.startswith("labels/")}
 
 
 def new_checks(precision: str, method: str, n_examples: int) -> dict[str, Check]:

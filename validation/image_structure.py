@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gcref import store
 from gcref.studies.image_run import ImageRun
+from gcref.studies.methods import clustered
 from gcref.validation.structure import (
     ABSENT,
     READ_ERRORS,
@@ -75,8 +76,8 @@ def snapshot_layout(run: ImageRun, sizes: Sizes) -> Layout:
     layout: Layout = {"theta": ((sizes.n_parameters,), dtype), "running": ((sizes.n_running,), dtype)}
     if "svrg" in run.methods:
         layout |= {f"svrg_{name}": kind for name, kind in layout.items()}
-    if "gc" in run.methods:
-        layout["labels/gc"] = ((sizes.n_train,), np.dtype(np.int32).str)
+    for method in clustered(run.methods):
+        layout[f"labels/{method}"] = ((sizes.n_train,), np.dtype(np.int32).str)
     return {name: kind for name, kind in layout.items() if kind[0] != (0,)}
 
 

@@ -45,19 +45,19 @@ class Drawn(NamedTuple):
 
 
 class State(NamedTuple):
-    """What an estimator draws from: features (N, I), D and D_svrg (N, O), labels (N,), and B = K."""
+    """What an estimator draws from: features (N, I), D and D_svrg (N, O), labels (N,) by method, and B = K."""
 
     features: Array
     D: Array
     D_svrg: Array | None
-    labels: NDArray[np.int32] | None
+    labels: dict[str, NDArray[np.int32]]
     batch_size: int
 
 
 def draw(method: str, state: State, n: int, rng: np.random.Generator) -> Array:
     """Draw `n` independent gradient estimates, (n, d)."""
-    if method == "gc":
-        return _stratified(state, n, rng)
+    if method in state.labels:
+        return _stratified(state, state.labels[method], n, rng)
     size = state.batch_size * (2 if method == "sg2b" else 1)
     examples = np.stack([rng.choice(len(state.D), size, replace=False) for _ in range(n)])
     weights = np.full(examples.shape, 1 / size)
@@ -69,11 +69,10 @@ def draw(method: str, state: State, n: int, rng: np.random.Generator) -> Array:
     return estimate
 
 
-def _stratified(state: State, n: int, rng: np.random.Generator) -> Array:
+def _stratified(state: State, labels: NDArray[np.int32], n: int, rng: np.random.Generator) -> Array:
     """One example from each cluster, weighted by the cluster's share of the data."""
-    assert state.labels is not None
-    sizes = np.bincount(state.labels, minlength=state.batch_size)
-    by_cluster = np.argsort(state.labels, kind="stable")
+    sizes = np.bincount(labels, minlength=state.batch_size)
+    by_cluster = np.argsort(labels, kind="stable")
     first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     examples = by_cluster[first + np.floor(rng.random((n, len(sizes))) * sizes).astype(np.int64)]
     weights = np.broadcast_to(sizes / len(state.D), examples.shape)

@@ -1,6 +1,6 @@
 """Recompute all that is stored of one trajectory of the random-features study, from scratch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from gcref.clustering.exact import ExactClustering
 from gcref.studies import teacher
 from gcref.studies.grid import Sweep
+from gcref.studies.methods import clustered
 from gcref.studies.random_features import initial_theta
-from gcref.validation import explicit, replay
-from gcref.validation.clusterings import PlainClustering
+from gcref.validation import explicit, replay, report
+from gcref.validation.clusterings import PlainClustering, PlainExchange, balanced
 from gcref.validation.explicit import Array
 from gcref.validation.protocol import Drawn, State, compare
 from gcref.validation.report import Gap
@@ -21,25 +22,39 @@ from gcref.validation.tally import Check
 Targets = NDArray[np.int8]
 Labels = NDArray[np.int32]
 
-LARGEST_EXACT = 1000  # examples for which the optimum gap is looked at
+LARGEST_EXACT = 1000  # examples for which the optimum gap is looked at, and exchange done again
 RTOL = 1e-9
 
 
 class Found(NamedTuple):
     """What one worker found: checks by name, and the samples that findings are made of.
 
-    `undecided`: Φ of stored labels over Φ of the plain clustering's, where rounding decides between them. `unknown`:
-    the measuring points whose numbers cannot be recomputed.
+    `undecided`: by method, Φ of stored labels over Φ of the plain clustering's, where rounding decides between them.
+    `unknown`: the measuring points whose numbers cannot be recomputed. `beside`: by method, Φ of its labels over that
+    of the reference's at the gradients of a refresh.
     """
 
     checks: dict[str, Check]
     drawn: list[Drawn]
     gaps: list[Gap]
-    undecided: list[float]
+    undecided: list[tuple[str, float]]
     unknown: list[str]
+    beside: list[tuple[str, float]]
+
+    @classmethod
+    def nothing(cls, methods: Sequence[str]) -> "Found":
+        """Return what is found of the trajectories of a sweep before any is looked at."""
+        return cls(new_checks(methods), [], [], [], [], [])
+
+    def merge(self, other: "Found") -> None:
+        """Add what another worker found."""
+        for name, check in other.checks.items():
+            self.checks[name].merge(check)
+        for mine, theirs in zip(self[1:], other[1:], strict=True):
+            mine.extend(theirs)
 
 
-def new_checks() -> dict[str, Check]:
+def new_checks(methods: Sequence[str]) -> dict[str, Check]:
     """Make the checks that recompute, in the order of the table."""
     checks = [
         Check("snapshots", "every number at a snapshot, from explicit per-example gradients", RTOL),
@@ -50,6 +65,13 @@ def new_checks() -> dict[str, Check]:
         Check("labels", "a plain rank-1 clustering finds the same labels, wherever rounding does not decide"),
         Check("recomputation", "every trajectory could be recomputed"),
     ]
+    if set(clustered(methods)) - {"gc"}:
+        checks.insert(-1, Check("further labels", "those of other clusterings last until the next refresh"))
+    if "exchange" in methods:
+        what = "at a refresh Φ of the new labels is at most that of those before (at 0, of balanced ones)"
+        checks.insert(-1, Check("exchange: objective", what, RTOL))
+        what = f"where N ≤ {LARGEST_EXACT}, plain exchange finds the same, wherever rounding does not decide"
+        checks.insert(-1, Check("exchange: labels", what))
     return {check.name: check for check in checks}
 
 
@@ -75,6 +97,9 @@ class Recomputation:
         self.points = list(sweep.points)[: trajectory.n_measured]
         self.norm = float(np.sqrt(np.square(features).sum(axis=1).max()))  # of the longest feature vector
         self.squares = replay.square_features(features)
+        self.clustered = clustered(sweep.methods)
+        # Of the labels of a snapshot, Φ there, and what rounding can do to it.
+        self.objectives: dict[tuple[int, str], tuple[float, float]] = {}
 
     def run(self, sampled: bool) -> None:
         """Check everything; `sampled`, with the Monte Carlo and the optimum gap."""
@@ -84,8 +109,7 @@ class Recomputation:
         for iteration, snapshot in self.trajectory.snapshots.items():
             self._check_snapshot(iteration, snapshot)
         self._check_series(thetas, rounding)
-        if "gc" in self.sweep.methods:
-            self._check_labels()
+        self._check_labels()
         if sampled:
             self.found.drawn.extend(self._monte_carlo())
             self.found.gaps.extend(self._optimum_gap())
@@ -165,11 +189,13 @@ class Recomputation:
             if dataset in self.trajectory.series:
                 stored = self._stored(dataset, iteration)
                 self.found.checks["snapshots"].compare(self.name, dataset, [iteration], stored, value, floors[dataset])
-        if snapshot.labels is not None:
-            phi = explicit.objective(self.features, out.D, snapshot.labels, batch_size)
-            unit = n**2 * moments.mean.size
-            stored, floor = self._stored("variance/gc", iteration) * unit, floors["variance/gc"] * unit
-            self.found.checks["objective"].compare(self.name, "N²·d·variance/gc", [iteration], stored, phi, floor)
+        unit = n**2 * moments.mean.size
+        for method, labels in snapshot.labels.items():
+            name = f"variance/{method}"
+            phi = explicit.objective(self.features, out.D, labels, batch_size)
+            stored, floor = self._stored(name, iteration) * unit, float(floors[name]) * unit
+            self.found.checks["objective"].compare(self.name, f"N²·d·{name}", [iteration], stored, phi, floor)
+            self.objectives[iteration, method] = phi, floor
 
     def _check_svrg_theta(self, iteration: int, svrg_theta: Array) -> None:
         """θ̃ is θ at the last refresh, bit for bit."""
@@ -205,9 +231,8 @@ class Recomputation:
         outputs = replay.all_outputs(self.features, self.targets, thetas)
         D = np.stack([out.D for out in outputs], axis=1)
         moments = replay.moments(
-            self.features, D, references if "svrg" in methods else None, labels if "gc" in methods else None,
-            self.sweep.batch_size,
-        )  # fmt: skip
+            self.features, D, references if "svrg" in methods else None, labels, self.sweep.batch_size
+        )
         norms = np.array([_norm(theta) for theta in thetas])
         from_theta = self.norm * (rounding + rounding[references])
         error = np.minimum(explicit.output_error(self.norm, norms + norms[references]) + from_theta, 1.0)
@@ -218,27 +243,28 @@ class Recomputation:
             values[name] = np.array([fit.values[name] for fit in fits])
             floors[name] = np.array([fit.floors[name] for fit in fits])
         for dataset, stored in self.trajectory.series.items():
-            known = np.isfinite(from_theta) & (known_labels if dataset.endswith("/gc") else True)
+            known = np.isfinite(from_theta) & (known_labels if dataset.split("/")[-1] in self.clustered else True)
             where = [point for point, is_known in zip(points, known, strict=True) if is_known]
             self.found.checks["replay: numbers"].compare(
                 self.name, dataset, where, stored[: len(points)][known], values[dataset][known], floors[dataset][known]
             )
 
-    def _labels_in_force(self) -> tuple[dict[int, Labels], NDArray[np.bool_]]:
-        """GC's labels by the first measuring point at which they are in force, and at which points they are known.
+    def _labels_in_force(self) -> tuple[dict[int, dict[str, Labels]], NDArray[np.bool_]]:
+        """Labels by the first measuring point at which they are in force, and at which points they are known.
 
         They are kept in the next snapshot, which a trajectory that diverged before it does not have; by that refresh it
         is so far gone that the plain clustering hangs on rounding.
         """
-        labels: dict[int, Labels] = {}
+        labels: dict[int, dict[str, Labels]] = {}
         known = np.ones(len(self.points), dtype=np.bool_)
         for start, point in enumerate(self.points):
             refresh = self._refresh_before(point)
             if start and refresh == self._refresh_before(self.points[start - 1]):
                 continue
             kept = self._labels_of(refresh)
-            labels[start] = kept[0][1] if kept else np.zeros(len(self.targets), dtype=np.int32)
-            if not kept and "gc" in self.sweep.methods:
+            anything = np.zeros(len(self.targets), dtype=np.int32)
+            labels[start] = kept[0][1] if kept else dict.fromkeys(self.clustered, anything)
+            if not kept and self.clustered:
                 known[start:] = False
                 self.found.unknown.extend(f"{self.name}, iteration {p}" for p in self.points[start:])
                 break
@@ -247,30 +273,74 @@ class Recomputation:
     # ------------------------------------------------------------------------------------------------- labels
 
     def _check_labels(self) -> None:
-        """The labels of every refresh, by an independent clustering."""
-        check, batch_size = self.found.checks["labels"], self.sweep.batch_size
-        again = PlainClustering(batch_size, self.sweep.gc_iterations, self.trajectory.spec.seed)
+        """The labels of every refresh last until the next, and are those of independent clusterings."""
+        again = self._plain_clusterings()
         for refresh in filter(self.sweep.refreshes, self.trajectory.snapshots):
+            stored = self._labels_of(refresh)
+            if not stored:
+                break
+            self._check_lasting(stored)
+            iteration, labels = stored[0]
             theta = self.trajectory.snapshots[refresh].theta
             D = explicit.outputs(self.features @ theta, self.targets).D
-            labels = again.fit(self.features, D, float(explicit.output_error(self.norm, _norm(theta))))
-            stored = self._labels_of(refresh)
-            for iteration, kept in stored[1:]:
-                same = np.array_equal(kept, stored[0][1])
-                check.expect(same, self.name, iteration, "labels/gc", "others", f"those of {stored[0][0]}")
-            for iteration, kept in stored[:1]:
-                differ = int(np.count_nonzero(kept != labels))
-                if again.decided or differ == 0:
-                    what = f"those of the {self.sweep.gc_iterations} iterations at {refresh}"
-                    check.expect(differ == 0, self.name, iteration, "labels/gc", f"{differ} others", what)
-                    check.n += len(labels) - 1
+            error = float(explicit.output_error(self.norm, _norm(theta)))
+            for method, clustering in again.items():
+                plain = clustering.fit(self.features, D, error).astype(np.int32)
+                if clustering.decided or np.array_equal(labels[method], plain):
+                    self._expect_same(refresh, iteration, method, labels[method], plain)
                 else:
-                    self.found.undecided.append(self._relative_objective(D, kept, labels.astype(np.int32)))
+                    self.found.undecided.append((method, self._relative_objective(D, labels[method], plain)))
+            if "further labels" in self.found.checks:
+                self._check_objectives(refresh, iteration, D, labels)
 
-    def _labels_of(self, refresh: int) -> list[tuple[int, Labels]]:
+    def _plain_clusterings(self) -> dict[str, PlainClustering | PlainExchange]:
+        """The independent clusterings, by the method that they check."""
+        size, seed = self.sweep.batch_size, self.trajectory.spec.seed
+        known: dict[str, PlainClustering | PlainExchange] = {
+            "gc": PlainClustering(size, self.sweep.gc_iterations, seed)
+        }
+        if len(self.targets) <= LARGEST_EXACT:
+            known["exchange"] = PlainExchange(size, seed)
+        return {method: known[method] for method in self.clustered if method in known}
+
+    def _check_lasting(self, stored: list[tuple[int, dict[str, Labels]]]) -> None:
+        """The labels of one refresh are the same in every snapshot."""
+        first, labels = stored[0]
+        for method in self.clustered:
+            check = self.found.checks["labels" if method == "gc" else "further labels"]
+            for iteration, later in stored[1:]:
+                same = np.array_equal(later[method], labels[method])
+                check.expect(same, self.name, iteration, f"labels/{method}", "others", f"those of {first}")
+
+    def _expect_same(self, refresh: int, iteration: int, method: str, kept: Labels, plain: Labels) -> None:
+        """Stored labels are those of the plain clustering."""
+        check = self.found.checks["labels" if method == "gc" else f"{method}: labels"]
+        differ = int(np.count_nonzero(kept != plain))
+        what = f"those of the plain clustering at {refresh}"
+        check.expect(differ == 0, self.name, iteration, f"labels/{method}", f"{differ} others", what)
+        check.n += len(kept) - 1
+
+    def _check_objectives(self, refresh: int, iteration: int, D: Array, labels: dict[str, Labels]) -> None:
+        """Φ of new labels at the refresh's gradients: that of exchange never above the last, the others' beside it."""
+        n_clusters, reference = self.sweep.batch_size, report.reference(self.clustered)
+        phi = {method: explicit.objective(self.features, D, own, n_clusters) for method, own in labels.items()}
+        before, floor = self.objectives[refresh, reference]
+        # Φ that is nothing but rounding, as of clusters that are copies of one example, is no measure.
+        if phi[reference] > 1e3 * floor:
+            others = [method for method in self.clustered if method != reference]
+            self.found.beside.extend((method, phi[method] / phi[reference]) for method in others)
+        if "exchange" in labels:
+            if refresh == 0:
+                start = balanced(len(D), n_clusters, self.trajectory.spec.seed).astype(np.int32)
+                before = explicit.objective(self.features, D, start, n_clusters)
+            highest = max(phi["exchange"], before)  # how far Φ fell is no matter
+            check = self.found.checks["exchange: objective"]
+            check.compare(self.name, "Φ of labels/exchange", [iteration], highest, before, 2 * floor)
+
+    def _labels_of(self, refresh: int) -> list[tuple[int, dict[str, Labels]]]:
         """The labels that were found at `refresh`, in every snapshot that keeps them."""
         snapshots = self.trajectory.snapshots.items()
-        return [(p, s.labels) for p, s in snapshots if s.labels is not None and self._refresh_before(p) == refresh]
+        return [(p, s.labels) for p, s in snapshots if s.labels and self._refresh_before(p) == refresh]
 
     def _relative_objective(self, D: Array, stored: Labels, plain: Labels) -> float:
         """Φ of stored labels over that of the plain clustering's."""
@@ -297,11 +367,11 @@ class Recomputation:
         """Φ of the last clustering against exact ones of the same gradients."""
         last = [p for p in self.trajectory.snapshots if self.sweep.refreshes(p)][-1]
         stored = self._labels_of(last)
-        if not stored or len(self.targets) > LARGEST_EXACT:
+        if "gc" not in self.clustered or not stored or len(self.targets) > LARGEST_EXACT:
             return []
         D = explicit.outputs(self.features @ self.trajectory.snapshots[last].theta, self.targets).D
         G, n_clusters = explicit.gradients(self.features, D), self.sweep.batch_size
-        phi = explicit.objective(self.features, D, stored[0][1], n_clusters)
+        phi = explicit.objective(self.features, D, stored[0][1]["gc"], n_clusters)
         exact = []
         for update, n_iter in (("alternating", 10), ("exchange", 50)):
             fit = ExactClustering(n_clusters, update=update, n_iter=n_iter, seed=self.trajectory.spec.seed).fit(G)

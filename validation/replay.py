@@ -75,7 +75,7 @@ def moments(
     features: Array,
     D: Array,
     reference: Sequence[int] | None,
-    labels: dict[int, NDArray[np.int32]] | None,
+    labels: dict[int, dict[str, NDArray[np.int32]]],
     batch_size: int,
 ) -> Moments:
     """Compute the variance of every estimator at every measuring point.
@@ -87,8 +87,8 @@ def moments(
         ∂ℓ/∂logits at the L points.
     reference : sequence of int, length L, or None
         The point at which SVRG's snapshot in force was taken.
-    labels : dict of ndarray, shape (N,), or None
-        GC's labels in force, by the first point at which they are.
+    labels : dict of dict of ndarray, shape (N,)
+        The labels in force of each method that has any, by the first point at which they are.
     batch_size : int
 
     Returns
@@ -100,15 +100,15 @@ def moments(
     mean, second = (total / n for total in _sums(features, D))
     single = np.maximum(second - mean**2, 0.0)
     sgb, sg2b = (explicit.mini_batch(single, n, b) for b in (batch_size, 2 * batch_size))
-    variances, seconds = {"sgb": sgb, "sg2b": sg2b}, {"sgb": second, "sg2b": second, "gc": second}
+    variances, seconds = {"sgb": sgb, "sg2b": sg2b}, {"sgb": second, "sg2b": second}
     if reference is not None:
         shift, square = (total / n for total in _sums(features, D - D[:, list(reference)]))
         variances["svrg"] = explicit.mini_batch(np.maximum(square - shift**2, 0.0), n, batch_size)
         seconds["svrg"] = square
-    if labels is not None:
-        bounds = [*sorted(labels), D.shape[1]]
-        parts = [_within(features, D[:, first:last], labels[first], batch_size) for first, last in pairwise(bounds)]
-        variances["gc"] = np.concatenate(parts) / n**2
+    spans = list(pairwise([*sorted(labels), D.shape[1]]))
+    for method in labels[0]:
+        parts = [_within(features, D[:, first:last], labels[first][method], batch_size) for first, last in spans]
+        variances[method], seconds[method] = np.concatenate(parts) / n**2, second
     return Moments(mean, single, variances, seconds)
 
 

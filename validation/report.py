@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gcref.studies.methods import clustered
 from gcref.validation.protocol import N_ESTIMATES, N_REPETITIONS, Drawn
 from gcref.validation.tally import Check
 
@@ -76,6 +77,25 @@ def optimum_gap(gaps: Sequence[Gap]) -> Check:
             for name, column in zip(("alternating", "exchange"), ratios.T, strict=True)
         )
     return check
+
+
+def reference(methods: Sequence[str]) -> str:
+    """Return the one of clustered methods to whose Φ the others are compared."""
+    return next((name for name in ("exchange", "gc") if name in methods), methods[0])
+
+
+def objectives(methods: Sequence[str], beside: Sequence[tuple[str, float]]) -> list[Check]:
+    """One row, how Φ of the clusterings of a sweep compare; none where it is the paper's alone."""
+    names = clustered(methods)
+    if len(names) < 2:
+        return []
+    what = f"Φ of new labels over that of {reference(names)}'s at the same gradients, median (worst)"
+    check, notes = Check("objectives", what, None, n=len(beside)), []
+    for name in dict.fromkeys(method for method, _ in beside):
+        ratios = [ratio for method, ratio in beside if method == name]
+        notes.append(f"{name} {np.median(ratios):.3f} ({max(ratios):.3f})")
+    check.note = ", ".join(notes)
+    return [check]
 
 
 def undecided(ratios: Sequence[float]) -> str:

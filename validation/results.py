@@ -19,7 +19,7 @@ from gcref.studies.grid import Spec, Sweep
 from gcref.studies.random_features import datasets
 from gcref.studies.sweep import config_of
 from gcref.validation import report
-from gcref.validation.recompute import Found, Recomputation, new_checks
+from gcref.validation.recompute import Found, Recomputation
 from gcref.validation.structure import READ_ERRORS, Trajectory, inspect_file, read_trajectory
 from gcref.validation.tally import Check
 
@@ -49,7 +49,7 @@ def split(specs: Sequence[Spec]) -> list[list[Spec]]:
 
 def check_unit(path: str, sweep: Sweep, specs: Sequence[Spec], sampled: set[Spec], done: str | None = None) -> Found:
     """Check trajectories of one (seed, input_dim), adding a line to the file `done` after each."""
-    found = Found(new_checks(), [], [], [], [])
+    found = Found.nothing(sweep.methods)
     failed = found.checks["recomputation"]
     try:
         for spec, features, targets in datasets(sweep, specs):
@@ -105,16 +105,15 @@ def validate(path: Path | str, n_workers: int = 0, progress: Progress | None = N
     except READ_ERRORS as error:
         raise store.StoreError(f"{path} cannot be read: {error}") from None
     found = _run(str(path), sweep, specs, n_workers, progress)
-    merged = new_checks()
+    merged = Found.nothing(sweep.methods)
     for part in found:
-        for name, check in part.checks.items():
-            merged[name].merge(check)
-    drawn = [drawn for part in found for drawn in part.drawn]
-    gaps = [gap for part in found for gap in part.gaps]
-    undecided = [ratio for part in found for ratio in part.undecided]
-    merged["labels"].note = report.undecided(undecided)
-    merged["replay: numbers"].note = report.unknown([where for part in found for where in part.unknown])
-    return [*checks, *merged.values(), *report.monte_carlo(drawn), report.optimum_gap(gaps)]
+        merged.merge(part)
+    for method, row in (("gc", "labels"), ("exchange", "exchange: labels")):
+        if row in merged.checks:
+            merged.checks[row].note = report.undecided([ratio for name, ratio in merged.undecided if name == method])
+    merged.checks["replay: numbers"].note = report.unknown(merged.unknown)
+    findings = [report.optimum_gap(merged.gaps), *report.objectives(sweep.methods, merged.beside)]
+    return [*checks, *merged.checks.values(), *report.monte_carlo(merged.drawn), *findings]
 
 
 def _inspect(path: Path | str, sweep: Sweep, n_workers: int) -> tuple[list[Spec], list[Check]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gcref import store
 from gcref.studies.grid import Spec, Sweep
+from gcref.studies.methods import clustered
 from gcref.studies.teacher import n_train
 from gcref.validation.tally import Check
 
@@ -37,11 +38,11 @@ ABSENT = _Absent()
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the numbers of one iteration depend on: theta (I, O), svrg_theta (I, O), labels (N,)."""
+    """What the numbers of one iteration depend on: theta (I, O), svrg_theta (I, O), labels (N,) by method."""
 
     theta: Array
     svrg_theta: Array | None
-    labels: NDArray[np.int32] | None
+    labels: dict[str, NDArray[np.int32]]
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _read_snapshot(
     failures, spec, n_clusters = check.n_failures, trajectory.spec, sweep.batch_size
     n_outputs = 2 if sweep.head == "softmax" else 1
     shape = (sweep.student_hidden + 1, n_outputs)
-    found: dict[str, Any] = {"theta": None, "svrg_theta": None, "labels/gc": None}
+    found: dict[str, Any] = {}
     for name in snapshot_names(sweep):
         is_labels = name.startswith("labels")
         dtype, size = (np.int32, trajectory.n_train) if is_labels else (np.float64, shape[0] * n_outputs)
@@ -151,7 +152,8 @@ def _read_snapshot(
         found[name] = values if is_labels else values.reshape(shape)
     if check.n_failures > failures:
         return None
-    return Snapshot(found["theta"], found["svrg_theta"], found["labels/gc"])
+    labels = {method: found[f"labels/{method}"] for method in clustered(sweep.methods)}
+    return Snapshot(found["theta"], found.get("svrg_theta"), labels)
 
 
 def snapshot_names(sweep: Sweep) -> list[str]:
@@ -159,9 +161,7 @@ def snapshot_names(sweep: Sweep) -> list[str]:
     names = ["theta"]
     if "svrg" in sweep.methods:
         names.append("svrg_theta")
-    if "gc" in sweep.methods:
-        names.append("labels/gc")
-    return names
+    return names + [f"labels/{method}" for method in clustered(sweep.methods)]
 
 
 def _read(

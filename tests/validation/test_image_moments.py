@@ -27,9 +27,9 @@ def test_moments_by_their_definitions(digits, name, source):
     labels = np.arange(23) % 4
     make, step = getattr(image_moments, source)(net, reference, digits)
     assert step > 1
-    found = image_moments.gather(make, 3, labels, net.n_parameters)
+    everything, found = image_moments.gather(make, 3, labels, net.n_parameters)
     G, G_ref = (image_moments.gradients(n, digits, np.arange(23)) for n in (net, reference))
-    for moments, rows in ((found.own, G), (found.reference, G_ref), (found.difference, G - G_ref)):
+    for moments, rows in zip(everything, (G, G_ref, G - G_ref), strict=True):
         tiny = 1e-12 * np.square(rows).sum(axis=0).max()
         np.testing.assert_allclose(moments.mean, rows.mean(axis=0), rtol=1e-12, atol=tiny)
         np.testing.assert_allclose(moments.about, 23 * rows.var(axis=0), rtol=1e-10, atol=tiny)

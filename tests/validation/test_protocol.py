@@ -16,7 +16,7 @@ def state():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(BATCH_SIZE), (1, 2, 7, 20)).astype(np.int32)
     D, D_svrg = rng.standard_normal((2, 30, 2))
-    return State(rng.standard_normal((30, 5)), D, D_svrg, labels, BATCH_SIZE)
+    return State(rng.standard_normal((30, 5)), D, D_svrg, {"gc": labels}, BATCH_SIZE)
 
 
 def stored(state, factor=1.0):
@@ -36,7 +36,7 @@ def test_every_estimate_is_unbiased(state, method):
 
 
 def test_one_example_from_each_cluster():
-    alone = State(np.eye(3), np.ones((3, 1)), None, np.arange(3, dtype=np.int32), 3)
+    alone = State(np.eye(3), np.ones((3, 1)), None, {"gc": np.arange(3, dtype=np.int32)}, 3)
     assert np.allclose(draw("gc", alone, 5, np.random.default_rng(0)), 1 / 3)
 
 
