@@ -2,5 +2,7 @@
 
 from gcref.clustering.exact import ExactClustering
 from gcref.clustering.low_rank import GradientClustering
+from gcref.clustering.sketched import SketchedClustering
+from gcref.clustering.sketches import Sketches
 
-__all__ = ["ExactClustering", "GradientClustering"]
+__all__ = ["ExactClustering", "GradientClustering", "SketchedClustering", "Sketches"]

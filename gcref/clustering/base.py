@@ -4,7 +4,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import wraps
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -127,9 +127,11 @@ class Clusterer(ABC):
         self._learn(run.labels, run.objective, run.last_labels)
         return run.centers
 
-    def _learn(self, labels: np.ndarray, objective: list[float], last_labels: np.ndarray) -> None:
-        """Store what a fit found."""
-        self.n_iter_ = self._iterations_done() + len(objective)
+    def _learn(
+        self, labels: np.ndarray, objective: list[float], last_labels: np.ndarray, done: int | None = None
+    ) -> None:
+        """Store what a fit found, after `done` iterations; by default those that a warm start continues."""
+        self.n_iter_ = (self._iterations_done() if done is None else done) + len(objective)
         self.labels_ = labels
         self.sizes_ = np.bincount(labels, minlength=self.n_clusters)
         self.objective_ = np.array(objective)
@@ -151,6 +153,11 @@ def check_integer(name: str, value: Any, lowest: int) -> None:
     """Raise unless `value` is an integer not below `lowest`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < lowest:
         raise ValueError(f"{name}={value!r}; an integer not below {lowest} is expected")
+
+
+def is_number(value: Any) -> bool:
+    """Tell real numbers from all else, truth values included."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gcref.clustering.base import Clusterer, check_choice, on_device
+from gcref.clustering.base import Clusterer, NotFiniteError, check_choice, on_device
 from gcref.clustering.exchange import exchange
 from gcref.clustering.gram import gram_matrix, gram_operations, look_through
 from gcref.clustering.passes import Passes, is_traces
@@ -257,7 +257,7 @@ def _check_norms(sq_norms: np.ndarray) -> None:
     """Raise if Φ may overflow."""
     bad = first_overflow(sq_norms)
     if bad is not None:
-        raise ValueError(f"the squared norm of gradient {bad} overflows; smaller gradients are expected")
+        raise NotFiniteError(f"the squared norm of gradient {bad} overflows; smaller gradients are expected")
 
 
 def _read_gradients(G: Any) -> np.ndarray:
@@ -270,7 +270,7 @@ def _read_gradients(G: Any) -> np.ndarray:
     array = array if array.dtype == np.float32 else array.astype(np.float64, copy=False)
     bad = first_bad_row(array)
     if bad is not None:
-        raise ValueError(f"G has NaN or infinity in row {bad}")
+        raise NotFiniteError(f"G has NaN or infinity in row {bad}")
     return array
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from gcref.clustering.base import NotFiniteError
 from gcref.clustering.passes import Passes
 from gcref.engine.costs import Operations
 from gcref.engine.trace import Trace, first_bad_row
@@ -22,7 +23,7 @@ def look_through(passes: Passes) -> np.dtype:
 
     Raises
     ------
-    ValueError
+    NotFiniteError
         Naming the block, A or D, and the first example concerned, if one of them holds NaN or infinity.
     """
     dtype = np.dtype(np.float32)
@@ -33,7 +34,7 @@ def look_through(passes: Passes) -> np.dtype:
                 bad = first_bad_row(array)
                 if bad is not None:
                     example = rows.start + bad
-                    raise ValueError(f"{name} of traces[{block}] has NaN or infinity at example {example}")
+                    raise NotFiniteError(f"{name} of traces[{block}] has NaN or infinity at example {example}")
     return dtype
 
 

@@ -1,10 +1,10 @@
 """GradientClustering: the paper's efficient clustering, with centres of low rank a layer (Eq. 5, 6)."""
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
-from gcref.clustering.base import Clusterer, check_choice, check_integer, on_device
+from gcref.clustering.base import Clusterer, check_choice, check_integer, is_number, on_device
 from gcref.clustering.centers import CenterStep
 from gcref.clustering.factored import Centers, FactoredPoints
 
@@ -180,7 +180,7 @@ class GradientClustering(Clusterer):
         if self.center == "mean" and self.rank != 1:
             raise ValueError(f"rank={self.rank} with center='mean'; mean centres have rank 1")
         self._check_update()
-        if not _is_number(self.a_share) or not 0.0 < self.a_share <= 1.0:
+        if not is_number(self.a_share) or not 0.0 < self.a_share <= 1.0:
             raise ValueError(f"a_share={self.a_share!r}; a number above 0 and at most 1 is expected")
         if self.blocks is not None:
             _check_blocks(self.blocks)
@@ -196,7 +196,7 @@ class GradientClustering(Clusterer):
         if self.batch_size is None:
             raise ValueError("batch_size=None with update='online'; the size of its mini-batches is needed")
         check_integer("batch_size", self.batch_size, 1)
-        if self.decay is not None and (not _is_number(self.decay) or not 0.0 <= self.decay < 1.0):
+        if self.decay is not None and (not is_number(self.decay) or not 0.0 <= self.decay < 1.0):
             raise ValueError(f"decay={self.decay!r}; a number of at least 0 and below 1 is expected")
 
     def _warm_centers(self, points: FactoredPoints) -> Centers | None:
@@ -217,11 +217,6 @@ class GradientClustering(Clusterer):
         if self.center == "mean":
             return self.n_clusters, width
         return self.n_clusters, min(self.rank, inputs, outputs), width
-
-
-def _is_number(value: Any) -> bool:
-    """Tell real numbers from all else, truth values included."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _check_blocks(blocks: Any) -> None:

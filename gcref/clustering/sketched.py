@@ -1,13 +1,12 @@
 """SketchedClustering: exchange on sketches of the gradients, after one pass over the data."""
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from gcref.clustering.alternating import Run
-from gcref.clustering.base import Clusterer, check_integer, on_device
+from gcref.clustering.base import Clusterer, check_integer, is_number, on_device
 from gcref.clustering.exchange import VectorPoints, exchange
 from gcref.clustering.sketches import Sketches, dim_for
 from gcref.kernels.device import here
@@ -184,8 +183,7 @@ class SketchedClustering(Clusterer):
         """Exchange from `labels`, with `done` sweeps behind, and store what comes out."""
         iterations = range(done + 1, done + self.n_iter + 1)
         run: Run = exchange(self._points(sketches), labels, self.n_clusters, self.seed, iterations)
-        self._learn(run.labels, run.objective, run.last_labels)
-        self.n_iter_ = done + len(run.objective)
+        self._learn(run.labels, run.objective, run.last_labels, done)
         self.sketches_ = sketches
         self.variance_, self.variance_error_ = self._check_variance(sketches)
 
@@ -238,7 +236,6 @@ class SketchedClustering(Clusterer):
 
 def check_share(name: str, value: Any, lowest: float, highest: float) -> None:
     """Raise unless `value` is a finite number in lowest…highest."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not lowest <= float(value) <= highest or not np.isfinite(float(value)):
+    if not is_number(value) or not lowest <= float(value) <= highest or not np.isfinite(float(value)):
         bounds = f"not below {lowest:g}" if np.isinf(highest) else f"in {lowest:g}…{highest:g}"
         raise ValueError(f"{name}={value!r}; a finite number {bounds} is expected")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from gcref.clustering.base import NotFiniteError
 from gcref.clustering.exact import ExactClustering
 from gcref.engine.trace import Trace
 from gcref.validation import naive_optimum
@@ -189,3 +190,14 @@ def test_what_all_have_in_common_stops_no_exchange():
         alone = ExactClustering(4, "exchange", form=form, n_iter=50).fit(differences)
         assert_array_equal(est.labels_, alone.labels_)
         assert_allclose(est.objective_, 1e6 * alone.objective_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("form", ["explicit", "gram"])
+def test_what_is_not_finite_is_told_from_other_mistakes(form):
+    # A study takes it for a divergence, and goes on.
+    A = np.ones((3, 2))
+    for bad in (np.nan, 1e200):
+        A[1] = bad
+        for given in (A, [Trace(A, np.ones((3, 1)))]):
+            with pytest.raises(NotFiniteError):
+                ExactClustering(2, form=form).fit(given)
