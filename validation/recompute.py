@@ -50,8 +50,11 @@ class Found(NamedTuple):
         """Add what another worker found."""
         for name, check in other.checks.items():
             self.checks[name].merge(check)
-        for mine, theirs in zip(self[1:], other[1:], strict=True):
-            mine.extend(theirs)
+        self.drawn.extend(other.drawn)
+        self.gaps.extend(other.gaps)
+        self.undecided.extend(other.undecided)
+        self.unknown.extend(other.unknown)
+        self.beside.extend(other.beside)
 
 
 def new_checks(methods: Sequence[str]) -> dict[str, Check]:
