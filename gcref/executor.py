@@ -1,12 +1,15 @@
-"""Where work runs: a pool of processes behind the interface of `concurrent.futures.Executor`."""
+"""Where work runs: processes here, or Dask beyond one machine, behind `concurrent.futures.Executor`."""
 
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 # Each of these is read once, when the library that obeys it is loaded.
 THREAD_VARIABLES = (
@@ -17,6 +20,14 @@ THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
+BLAS_VARIABLES = THREAD_VARIABLES[:2]  # those that a Dask worker's nanny sets, too
+
+# What a Dask worker here runs first: Ctrl-C is for the process that started it.
+LEAVE_CTRL_C = ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"]
+
+
+class WorkerLostError(BrokenProcessPool):
+    """A process of the pool ended in the middle of its work; says which, and by what."""
 
 
 def n_cores() -> int:
@@ -78,20 +89,127 @@ def process_pool(n_workers: int) -> Iterator[Executor]:
 
     On an error or Ctrl-C in the block the workers are killed at once; otherwise the block waits for its
     futures.
+
+    Raises
+    ------
+    WorkerLostError
+        If a worker was killed, for want of memory for example, or ended of itself.
     """
     others = set(multiprocessing.active_children())
+    workers: set[multiprocessing.process.BaseProcess] = set()
     with single_threaded_children():
         pool = ProcessPoolExecutor(
             n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
         )
         try:
             with _interrupts_held():
-                pool.submit(os.getpid)  # which starts all the workers
+                for _ in range(n_workers):
+                    pool.submit(os.getpid)  # each starts a worker
+            workers = set(multiprocessing.active_children()) - others
             yield pool
             pool.shutdown(wait=True)
-        except BaseException:
+        except BaseException as error:
+            end = _how_it_ended(workers)
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
                 process.join()  # so that nothing is written any more once this returns
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise WorkerLostError(end) from None
             raise
+
+
+def _how_it_ended(workers: set[multiprocessing.process.BaseProcess]) -> str:
+    """Say which worker ended first, and by which signal; the pool itself ends the others by SIGTERM."""
+    for worker in workers:
+        code = worker.exitcode
+        if code is not None and code not in (0, -signal.SIGTERM):
+            reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            hint = ", most often for want of memory" if reason == "SIGKILL" else ""
+            return f"the worker process {worker.pid} was ended by {reason}{hint}"
+    return "a worker process ended in the middle of its work"
+
+
+@contextmanager
+def dask_pool(scheduler: str | None = None, n_workers: int | None = None) -> Iterator[tuple[Executor, int]]:
+    """Yield an executor on a Dask cluster, and how many workers it has.
+
+    Parameters
+    ----------
+    scheduler : str, optional
+        Address of a running scheduler, such as ``tcp://host:8786``; by default a cluster is started here, for the
+        length of the block.
+    n_workers : int, optional
+        Workers of the cluster started here, one thread each; by default one a core.
+
+    Raises
+    ------
+    ImportError
+        If Dask is not installed.
+    ValueError
+        If the address leads nowhere, or to workers that cannot do the work: without gcref, with another version of
+        it, or with several threads in BLAS, which would change a sum's rounding.
+
+    Notes
+    -----
+    A worker that is lost, killed by its memory limit for example, has its work done by another: Dask tries a piece of
+    work on up to four workers (its setting ``distributed.scheduler.allowed-failures``) before it gives up.
+    """
+    try:
+        from dask.distributed import Client, KilledWorker, LocalCluster
+    except ImportError:
+        raise ImportError('Dask is not installed: pip install "gcref[distributed]"') from None
+    with ExitStack() as stack:
+        if scheduler is None:
+            with single_threaded_children(), _interrupts_held():
+                settings = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+                cluster = LocalCluster(n_workers=n_workers or n_cores(), preload=LEAVE_CTRL_C, **settings)
+                scheduler = stack.enter_context(cluster)
+        client = stack.enter_context(_connected(Client, scheduler))
+        n = _check_workers(client)
+        try:
+            yield client.get_executor(pure=False), n
+        except KilledWorker as error:
+            last = error.last_worker.address
+            raise WorkerLostError(f"the worker {last} and those before it were lost over one piece of work") from None
+        except CancelledError:
+            raise OSError(f"the scheduler {client.scheduler.address} was lost") from None
+
+
+def _connected(Client: Any, scheduler: Any) -> Any:
+    """Return a client of the scheduler."""
+    try:
+        return Client(scheduler, timeout=5)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"scheduler={scheduler!r} does not answer ({error}); expected one such as tcp://host:8786"
+        ) from None
+
+
+def _check_workers(client: Any) -> int:
+    """Return how many workers the cluster has; refuse those on which the numbers could be others."""
+    from gcref import __version__
+
+    where = f"the scheduler {client.scheduler.address}"
+    try:
+        workers = client.run(describe_worker)
+    except Exception as error:  # whatever hinders a worker to load this module
+        raise ValueError(f"the workers of {where} cannot load gcref {__version__}: {error}") from None
+    if not workers:
+        raise ValueError(f"{where} has no workers; start some, then try again")
+    for address, (version, threads) in workers.items():
+        if version != __version__:
+            raise ValueError(f"the worker {address} has gcref {version}; {__version__} is needed")
+        if set(threads) != {"1"} or client.nthreads()[address] != 1:
+            raise ValueError(
+                f"the worker {address} may run several threads, which changes a sum's rounding; start it by "
+                f"`dask worker --nthreads 1` with {' and '.join(BLAS_VARIABLES)} = 1"
+            )
+    return len(workers)
+
+
+def describe_worker() -> tuple[str, list[str | None]]:
+    """Return this process's version of gcref, and how many threads its environment allows BLAS."""
+    from gcref import __version__
+
+    return __version__, [os.environ.get(name) for name in BLAS_VARIABLES]

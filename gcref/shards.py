@@ -76,6 +76,15 @@ def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let an OSError in the block say in one sentence that `path` cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut, where the system can."""
     if os.name == "posix":
@@ -86,15 +95,11 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def write_shard(
-    folder: Path, name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray], compress: bool = True
-) -> None:
-    """Write one trajectory as ``folder/name.h5``, whole or not at all.
+def shard_image(name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray], compress: bool = True) -> bytes:
+    """Return one trajectory as the bytes of a shard, which a worker without the results' folder can send.
 
     Parameters
     ----------
-    folder : Path
-        An existing folder.
     name : str
         The trajectory's id.
     attrs : dict
@@ -114,8 +119,21 @@ def write_shard(
             group.create_dataset(path, data=array, **packing)
         group.attrs.update(attrs)
         group.attrs["digest"] = digest(group)
-    with replacing(folder / f"{name}.h5") as aside:
-        aside.write_bytes(image.getbuffer())
+    return image.getvalue()
+
+
+def keep_shard(folder: Path, name: str, image: bytes) -> None:
+    """Write the bytes of a shard as ``folder/name.h5``, whole or not at all (then an OSError that names it)."""
+    path = folder / f"{name}.h5"
+    with writing(path), replacing(path) as aside:
+        aside.write_bytes(image)
+
+
+def write_shard(
+    folder: Path, name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray], compress: bool = True
+) -> None:
+    """Write one trajectory into `folder`, which exists, as a shard (see `shard_image`)."""
+    keep_shard(folder, name, shard_image(name, attrs, arrays, compress))
 
 
 def present(folder: Path) -> set[str]:
@@ -146,7 +164,9 @@ def finished(folder: Path, names: Sequence[str]) -> list[str]:
         try:
             with h5py.File(folder / f"{name}.h5", "r") as file:
                 whole = file[name].attrs["digest"] == digest(file[name])
-        except Exception:  # bytes damaged anywhere can make HDF5 raise anything; the answer is always the same
+        except Exception as error:  # bytes damaged anywhere can make HDF5 raise anything
+            if isinstance(error, MemoryError) or getattr(error, "errno", None):
+                raise  # the machine failed, not the shard
             whole = False
         if whole:
             good.append(name)
@@ -181,8 +201,9 @@ def merge(
         If it cannot be written; the shards are kept.
     """
     parts = parts_of(path)
-    try:
-        with replacing(path, parts) as aside, h5py.File(aside, "w") as file:
+    image = io.BytesIO()  # as in `shard_image`
+    with writing(path):
+        with h5py.File(image, "w") as file:
             trajectories = file.create_group("trajectories", track_order=True)
             summary: list[tuple] = []
             for name in names:
@@ -192,10 +213,8 @@ def merge(
             file["summary"] = np.array(summary, SUMMARY_DTYPE)
             file.attrs.update({"schema": SCHEMA, **attrs})
             file.attrs["digest"] = root_digest(file)
-    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk in many words and either way
-        full = shutil.disk_usage(path.parent).free < 2**20
-        reason = "no space left on the disk" if full else str(error).splitlines()[0]
-        raise OSError(f"{path} cannot be written: {reason}") from None
+        with replacing(path, parts) as aside:
+            aside.write_bytes(image.getbuffer())
     if not keep_shards:
         _discard(parts)
 
@@ -236,19 +255,14 @@ def claim(path: Path, config: str, overwrite: bool = False) -> bool:
         If the folder is missing or cannot be written, or file or parts are something else; nothing was
         touched.
     """
-    parts = parts_of(path)
+    state, parts = check(path, config, overwrite), parts_of(path)
     try:
-        if not path.parent.is_dir():
-            raise StoreError(f"{path}: the folder {path.parent} does not exist")
-        if path.is_dir():
-            raise StoreError(f"{path} is a folder; a file name is needed")
-        state = _state(path, config, overwrite)
         if state == "finished":
             if _config_of(parts) == config:  # a kill came between the file's rename and this
                 _discard(parts)
             shutil.rmtree(_trash(parts), ignore_errors=True)
             return True
-        _claim_parts(parts, config, overwrite)
+        _claim_parts(parts, config)
         if state == "unfinished":
             _unpack(path)
     except OSError as error:
@@ -256,8 +270,36 @@ def claim(path: Path, config: str, overwrite: bool = False) -> bool:
     return False
 
 
+def check(path: Path, config: str, overwrite: bool = False) -> str:
+    """Refuse what `claim` would, touching nothing: for before the data are loaded.
+
+    Returns
+    -------
+    str
+        Whether the results file of `config` is "absent" (or to be replaced), "unfinished" or "finished".
+
+    Raises
+    ------
+    StoreError
+        As `claim`.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise StoreError(f"{path}: the folder {path.parent} does not exist")
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder; a file name is needed")
+        state = _state(path, config, overwrite)
+        if state != "finished":
+            if not os.access(path.parent, os.W_OK):
+                raise StoreError(f"{path} cannot be written: the folder {path.parent} is read-only")
+            _check_parts(parts_of(path), config, overwrite)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from None
+    return state
+
+
 def _state(path: Path, config: str, overwrite: bool) -> str:
-    """Whether the results file of `config` is "absent" (or to be replaced), "unfinished" or "finished"."""
+    """Return what `check` does of the results file; raise if it is something else."""
     if not path.exists():
         return "absent"
     advice = "give another name, or --overwrite to replace it"
@@ -293,21 +335,27 @@ def _difference(found: Any, wanted: str) -> str:
     return f" ({', '.join(shown)}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
-def _claim_parts(parts: Path, config: str, overwrite: bool) -> None:
+def _check_parts(parts: Path, config: str, overwrite: bool) -> None:
+    """Refuse a folder of shards that is no such folder, or of another configuration."""
+    found = _config_of(parts)
+    if found == config or not parts.exists():
+        return
+    if found is None:
+        raise StoreError(f"{parts} is in the way and not the parts of a run; move it, or give another name")
+    if not overwrite:
+        raise StoreError(
+            f"{parts} holds an unfinished run of another configuration; finish it, delete it, or give --overwrite"
+        )
+
+
+def _claim_parts(parts: Path, config: str) -> None:
     """Make or take up the folder of shards of `config`."""
     if parts.exists():
-        found = _config_of(parts)
-        if found == config:
+        if _config_of(parts) == config:
             return
-        if found is None:
-            raise StoreError(f"{parts} is in the way and not the parts of a run; move it, or give another name")
-        if not overwrite:
-            raise StoreError(
-                f"{parts} holds an unfinished run of another configuration; finish it, delete it, or give --overwrite"
-            )
         _discard(parts)
     # Renamed into place with its note inside, so that no kill can leave a folder that nobody recognises.
-    aside = parts.with_name(f".{parts.name}.{os.getpid()}.tmp")
+    aside = parts.with_name(f".{parts.name}.new")
     try:
         aside.mkdir(exist_ok=True)
         (aside / NOTE).write_text(config, encoding="utf-8")
@@ -329,7 +377,11 @@ def _unpack(path: Path) -> None:
     with open_results(path) as file:
         trajectories = file["trajectories"]
         for name in set(trajectories) - present(parts):
-            # A damaged trajectory is left out, and so computed again.
-            name_of_shard = parts / f"{name}.h5"
-            with suppress(RuntimeError, KeyError), replacing(name_of_shard) as aside, h5py.File(aside, "w") as shard:
-                trajectories.copy(name, shard)
+            image = io.BytesIO()
+            try:
+                with h5py.File(image, "w") as shard:
+                    trajectories.copy(name, shard)
+            except (OSError, RuntimeError, KeyError):  # damaged: left out, and so computed again
+                continue
+            with replacing(parts / f"{name}.h5") as aside:
+                aside.write_bytes(image.getbuffer())

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -257,20 +258,38 @@ def _in_order(sweep: Sweep, specs: Iterable[Spec]) -> list[Spec]:
     return sorted(specs, key=lambda s: (s.seed, s.input_dim, sweep.init_of(s), s.teacher_hidden))
 
 
-def run_unit(sweep: Sweep, specs: Sequence[Spec], parts: str) -> int:
-    """Run the trajectories of one (seed, input_dim), writing a shard for each into the folder `parts`."""
+def run_unit(sweep: Sweep, specs: Sequence[Spec], parts: str | None) -> list[tuple[str, bytes]]:
+    """Run the trajectories of one (seed, input_dim).
+
+    Each becomes a shard in the folder `parts`; where that is None, being out of reach, names and shards are returned.
+    """
+    kept = []
     for spec, features, targets in datasets(sweep, specs):
-        attrs, arrays = run_trajectory(sweep, spec, features, targets)
-        shards.write_shard(Path(parts), spec.id, attrs, arrays)
-    return len(specs)
+        image = shards.shard_image(spec.id, *run_trajectory(sweep, spec, features, targets))
+        if parts is None:
+            kept.append((spec.id, image))
+        else:
+            shards.keep_shard(Path(parts), spec.id, image)
+    return kept
 
 
-def units(sweep: Sweep, specs: Iterable[Spec]) -> list[list[Spec]]:
-    """Group specs that share inputs, the costliest group first, so that workers end together."""
+def units(sweep: Sweep, specs: Iterable[Spec], n_units: int = 1) -> list[list[Spec]]:
+    """Group specs that share inputs, the costliest group first, so that workers end together.
+
+    There are at least `n_units` groups, where there are as many specs: the costliest group is cut in two until it
+    is so, though what was shared is then computed twice.
+    """
     groups: dict[tuple[int, int], list[Spec]] = {}
     for spec in specs:
         groups.setdefault((spec.seed, spec.input_dim), []).append(spec)
-    return sorted(groups.values(), key=lambda group: -sum(costs(sweep, group).values()))
+    found = [(sum(costs(sweep, group).values()), group) for group in groups.values()]
+    while len(found) < min(n_units, sum(map(len, groups.values()))):
+        costliest = max((pair for pair in found if len(pair[1]) > 1), key=itemgetter(0))
+        found.remove(costliest)
+        group = _in_order(sweep, costliest[1])
+        halves = group[: len(group) // 2], group[len(group) // 2 :]
+        found += [(sum(costs(sweep, half).values()), half) for half in halves]
+    return [group for _, group in sorted(found, key=itemgetter(0), reverse=True)]
 
 
 def costs(sweep: Sweep, specs: Sequence[Spec]) -> dict[Spec, float]:

@@ -1,8 +1,10 @@
 """Run the random-features grid on a pool of workers, resumable at every trajectory."""
 
 import os
+import warnings
 from collections.abc import Callable
-from concurrent.futures import wait
+from concurrent.futures import Executor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import h5py
@@ -14,6 +16,7 @@ from gcref.studies.grid import Spec, Sweep
 from gcref.studies.random_features import costs, run_unit, summary_rows, units
 
 Progress = Callable[[int, float], None]
+FAR_UNITS = 8  # pieces of work for each worker of a cluster: what a lost one costs, against what pieces share
 
 
 def run_sweep(
@@ -23,6 +26,7 @@ def run_sweep(
     command: str = "",
     overwrite: bool = False,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> bool:
     """Run what is missing of `sweep` and write the results file.
 
@@ -32,7 +36,7 @@ def run_sweep(
     path : Path
         The results file (see `gcref.store`).
     n_workers : int
-        Processes, one thread each. The numbers do not depend on it.
+        Processes, one thread each, or workers of `executor`. The numbers do not depend on it.
     command : str
         Recorded in the file.
     overwrite : bool
@@ -40,6 +44,9 @@ def run_sweep(
     progress : callable, optional
         Called every quarter of a second with the number of finished trajectories and the share of this call's
         work that is done.
+    executor : concurrent.futures.Executor, optional
+        Where to run in place of processes here, such as `gcref.executor.dask_pool`'s. It gets configurations and
+        gives back shards; the folder of the results file need not be in its reach.
 
     Returns
     -------
@@ -50,6 +57,9 @@ def run_sweep(
     ------
     gcref.store.StoreError
         If the file cannot be written or belongs to something else (see `gcref.shards.claim`).
+    gcref.executor.WorkerLostError
+        If the last worker was killed, for want of memory for example; before, a warning says that the run goes on
+        with one worker fewer.
     KeyboardInterrupt
         After what is finished has been merged into an unfinished results file, or left as shards beside a finished file
         that it would replace; the same call completes it.
@@ -62,17 +72,19 @@ def run_sweep(
     with shards.lock(path):
         if shards.claim(path, sweep.to_json(), overwrite):
             return False
-        _run_and_merge(sweep, path, n_workers, command, progress)
+        _run_and_merge(_Run(sweep, path, progress), command, n_workers, executor)
         return True
 
 
-def _run_and_merge(sweep: Sweep, path: Path, n_workers: int, command: str, progress: Progress | None) -> None:
+def _run_and_merge(run: "_Run", command: str, n_workers: int, executor: Executor | None) -> None:
     """Run what has no shard, and merge; a Ctrl-C merges what there is, and leaves no merge half done."""
-    specs, parts = sweep.specs(), store.parts_of(path)
-    done = set(shards.finished(parts, [spec.id for spec in specs]))
-    todo = [spec for spec in specs if spec.id not in done]
+    sweep, path, parts = run.sweep, run.path, run.parts
+    specs = sweep.specs()
     try:
-        _run(sweep, todo, path, n_workers, len(done), progress)
+        if executor is None:
+            run.here(n_workers)
+        else:
+            run.on(executor, FAR_UNITS * n_workers, far=True)
         _merge(sweep, path, command)
     except KeyboardInterrupt:
         there = shards.present(parts) if parts.is_dir() else set()
@@ -82,25 +94,57 @@ def _run_and_merge(sweep: Sweep, path: Path, n_workers: int, command: str, progr
         raise
 
 
-def _run(sweep: Sweep, todo: list[Spec], path: Path, n_workers: int, n_done: int, progress: Progress | None) -> None:
-    """Run the trajectories `todo` on a pool and report how far it is."""
-    work = units(sweep, todo)
-    if not work:
-        return
-    parts = store.parts_of(path)
-    share = costs(sweep, todo)
-    total = sum(share.values())
-    with process_pool(min(n_workers, len(work))) as pool:
-        futures = [pool.submit(run_unit, sweep, unit, str(parts)) for unit in work]
-        pending = set(futures)
-        while pending:
-            finished, pending = wait(pending, timeout=0.25)
-            for future in finished:
-                future.result()
-            if progress is not None:
-                ready = shards.present(parts)
-                fresh = [spec for spec in todo if spec.id in ready]
-                progress(n_done + len(fresh), sum(share[spec] for spec in fresh) / total)
+class _Run:
+    """The trajectories of a sweep that have no shard yet, and what runs them."""
+
+    def __init__(self, sweep: Sweep, path: Path, progress: Progress | None) -> None:
+        self.sweep, self.path, self.parts, self.progress = sweep, path, store.parts_of(path), progress
+        self.done = set(shards.finished(self.parts, [spec.id for spec in sweep.specs()]))
+        self.share = costs(sweep, [spec for spec in sweep.specs() if spec.id not in self.done])
+
+    def here(self, n_workers: int) -> None:
+        """Run on processes here; go on with one fewer whenever one is lost."""
+        while n_units := len(units(self.sweep, self._todo(), n_workers)):
+            n_workers = min(n_workers, n_units)
+            try:
+                with process_pool(n_workers) as pool:
+                    self.on(pool, n_workers, far=False)
+            except (BrokenProcessPool, MemoryError) as lost:
+                n_workers -= 1
+                if n_workers == 0:
+                    raise
+                reason = str(lost) or "a worker process ran out of memory"
+                left = f"{n_workers} worker{'s' if n_workers > 1 else ''}"
+                warnings.warn(f"{reason}; the run goes on with {left}", RuntimeWarning, stacklevel=2)
+
+    def on(self, pool: Executor, n_units: int, far: bool) -> None:
+        """Run on `pool`, whose workers write the shards themselves or, `far` away, send them back."""
+        work = units(self.sweep, self._todo(), n_units)
+        pending = {pool.submit(run_unit, self.sweep, unit, None if far else str(self.parts)) for unit in work}
+        try:
+            while pending:
+                finished, pending = wait(pending, timeout=0.25)
+                for future in finished:
+                    for name, image in future.result():
+                        shards.keep_shard(self.parts, name, image)
+                self._report()
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def _todo(self) -> list[Spec]:
+        """Return the trajectories without a shard."""
+        there = shards.present(self.parts)
+        return [spec for spec in self.share if spec.id not in there]
+
+    def _report(self) -> None:
+        """Tell how much is done, of everything and of this run's work."""
+        if self.progress is not None:
+            there = shards.present(self.parts)
+            fresh = [spec for spec in self.share if spec.id in there]
+            self.progress(
+                len(self.done) + len(fresh), sum(self.share[spec] for spec in fresh) / sum(self.share.values())
+            )
 
 
 def _merge(sweep: Sweep, path: Path, command: str) -> None:
