@@ -5,7 +5,6 @@ Modules here import nothing heavy at the top, so that ``gcref --help`` answers a
 
 import io
 import os
-import signal
 import sys
 
 import click
@@ -16,18 +15,19 @@ from gcref.cli.figures import figures
 from gcref.cli.image import image
 from gcref.cli.info import info, warmup
 from gcref.cli.rf_sweep import rf_sweep
+from gcref.cli.stopping import heed_signals, stopped
 from gcref.cli.validate import validate
+from gcref.cores import BLAS_VARIABLES
 
 
 class _Commands(click.Group):
-    """A group whose commands end with 130, as the shell has it, at Ctrl-C."""
+    """A group whose commands end at Ctrl-C with a word, not a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("\nStopped.", err=True)
-            sys.exit(130)
+            return stopped()
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -53,7 +53,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an encoding without ≥ or Φ is no reason to stop
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's end of time is a Ctrl-C
+    heed_signals()
+    for name in BLAS_VARIABLES:  # read when NumPy is loaded: BLAS sums in another order on several threads
+        os.environ[name] = "1"
     try:
         cli(prog_name="gcref")
     except Exception as error:  # the last resort: a traceback is for developers

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gcref.cli.common import usage_errors, wide_console
+from gcref.cli.workers import dask_cluster, dask_options
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     import numpy as np
 
     from gcref.clustering.base import Clusterer
@@ -46,6 +49,7 @@ METHODS = "sketched, gc, gc-rankR, exchange, exact"
     "--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True,
     help="Where the kernels run; auto takes a GPU if there is one.",
 )  # fmt: skip
+@dask_options
 @click.option("--overwrite", is_flag=True, help="Replace FILE.npz if it is there.")
 def cluster(
     traces: Path,
@@ -57,6 +61,8 @@ def cluster(
     n_iter: int | None,
     seed: int,
     device: str,
+    dask: bool,
+    scheduler: str | None,
     overwrite: bool,
 ) -> None:
     """Cluster the per-example gradients in TRACES, so that one draw from each cluster has little variance.
@@ -74,7 +80,8 @@ def cluster(
     Methods: sketched, exchange on a sketch of each gradient, of one pass, is fast for any N and number of
     parameters; gc is the paper's, gc-rankR with centres of rank R a block; exchange and exact (alternating) work
     on all gradients or all N² inner products, for small N. TRACES is read in batches and need not fit into
-    memory; methods of several passes keep it there up to 1 GiB.
+    memory; methods of several passes keep it there up to 1 GiB. With --dask or --scheduler, the workers read TRACES,
+    where they find it under the same name, and sketch it piece by piece.
 
     FILE.npz holds labels (N,), sizes (K,), weights (N,) = N_k/N of each example's cluster (what its gradient
     counts, if one is drawn from each), objective (the method's own after each iteration), method, n_clusters,
@@ -85,22 +92,25 @@ def cluster(
       gcref cluster traces.h5 --n-clusters 128 --out labels.npz
       gcref cluster traces.npz --n-clusters 64 --dim 256 --drift 0.02 --out labels.npz --overwrite
       gcref cluster traces.h5 --method gc-rank4 --n-iter 5 --out rank4.npz
+      gcref cluster /shared/traces.h5 --scheduler tcp://host:8786 --out labels.npz
     """  # noqa: D301
     from gcref.kernels.device import resolve
-    from gcref.studies.methods import clusterer
+    from gcref.studies.methods import check_memory, clusterer
     from gcref.trace_files import TraceFile
 
     start = time.monotonic()
     _check_out(out, traces, overwrite)
+    if (dask or scheduler) and method != "sketched":
+        raise click.UsageError(f"--{'dask' if dask else 'scheduler'} has no meaning for --method {method}")
     with usage_errors():
         fit = _clusterer(clusterer, method, n_clusters, n_iter, seed, {"dim": dim, "drift": drift})
         fit.set_params(device=_device(resolve, device))
         source = TraceFile(traces)
         if n_clusters > source.n_examples:
             raise ValueError(f"--n-clusters {n_clusters} but {traces} has only {source.n_examples} examples")
-        _check_memory(method, source)
-    with _progress(source) as read, usage_errors():
-        share = _fit(fit, read, source.nbytes)
+        check_memory([method], source.n_examples, sum(i * o for _, i, o in source.blocks))
+    with _progress(source) as read, dask_cluster(dask, scheduler) as (executor, _), usage_errors():
+        share = _fit(fit, read, source, executor)
     _write(out, fit, method)
     _print_table(fit, source, method, share, time.monotonic() - start)
     click.echo(f"wrote {out}")
@@ -152,33 +162,20 @@ def _clusterer(
     return fit.set_params(warm_start=False, **given, **sketched)
 
 
-def _check_memory(method: str, source: "TraceFile") -> None:
-    """Refuse what would need more memory than the machine has: gradients, or all their inner products."""
-    import os
-
-    if method not in {"exchange", "exact"} or not hasattr(os, "sysconf"):
-        return
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    n, d = source.n_examples, sum(i * o for _, i, o in source.blocks)
-    needed = 3 * min(8 * n * n, 4 * n * d)  # them, and working copies in float64
-    if needed > there:
-        raise ValueError(
-            f"--method {method} needs about {needed / 2**30:.0f} GiB for {n} examples of {d} parameters; this machine "
-            f"has {there / 2**30:.0f} GiB; sketched needs little"
-        )
-
-
-def _fit(fit: "Clusterer", read: Callable[[], "Batches"], nbytes: int) -> tuple[float, float]:
+def _fit(
+    fit: "Clusterer", read: Callable[[], "Batches"], source: "TraceFile", executor: "Executor | None"
+) -> tuple[float, float]:
     """Cluster; return the variance of one draw a cluster as a share of that of as many plain draws, and its error."""
     from gcref.clustering.sketched import SketchedClustering
     from gcref.clustering.sketches import Sketches
+    from gcref.trace_files import TraceFile
 
     if isinstance(fit, SketchedClustering):
-        fit.fit(read)
+        fit.fit(read) if executor is None else fit.fit(TraceFile(source.path.resolve()), executor)
         return _variance_share(fit, fit.sketches_.values[:, -CHECK_DIM:])
-    source = list(read()) if nbytes <= KEPT else read
-    fit.fit(source)
-    return _variance_share(fit, Sketches(CHECK_DIM, fit.seed).add(source).values)
+    passes = list(read()) if source.nbytes <= KEPT else read
+    fit.fit(passes)
+    return _variance_share(fit, Sketches(CHECK_DIM, fit.seed).add(passes).values)
 
 
 def _variance_share(fit: "Clusterer", values: "np.ndarray") -> tuple[float, float]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
+    from rich.table import Table
 
 
 class ListOf(click.ParamType):
@@ -75,3 +76,9 @@ def wide_console(width: int) -> "Console":
 
     size = shutil.get_terminal_size()
     return Console(width=max(size.columns, width), height=size.lines)
+
+
+def print_whole(table: "Table") -> None:
+    """Print a table with every column as wide as what it holds, however many there are."""
+    needed = wide_console(10**4).measure(table).maximum
+    wide_console(needed).print(table)

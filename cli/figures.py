@@ -56,8 +56,10 @@ def figures(
         paths = save(drawings, out, names, overwrite)
     except FileExistsError as error:
         raise click.UsageError(f"{error}; --overwrite replaces them") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         raise click.UsageError(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     for name, reason in skipped.items():

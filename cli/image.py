@@ -1,11 +1,9 @@
 """``gcref image``: train an image model and measure the variance of every estimator (Figs. 3, 6 and 7)."""
 
 import shlex
-import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,13 @@ from gcref.cli.common import (
     WORDS,
     command_line,
     flatten,
+    print_whole,
     results_file,
     usage_errors,
-    wide_console,
 )
 from gcref.cli.progress import progress_on_stderr
+from gcref.cli.stopping import stopped
+from gcref.cli.workers import dask_cluster, dask_options, warnings_in_words
 
 DATASETS = ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagefolder"]
 MODELS = ["linear", "mlp", "cnn", "resnet8", "resnet20", "resnet32", "resnet18"]
@@ -98,12 +98,23 @@ def _number(flag: str, kind: type, default: str, text: str) -> Any:
     "--snapshots", type=click.Choice(["refresh", "all", "none"]), show_default="refresh",
     help="Keep parameters and labels at each refresh, at every measurement, or never.",
 )  # fmt: skip
+@dask_options
 @click.option("--overwrite", is_flag=True, help="Begin anew over a finished file, or another configuration's.")
-def image(out: Path, preset: str | None, data_dir: str | None, overwrite: bool, **options: Any) -> None:
+def image(
+    out: Path,
+    preset: str | None,
+    data_dir: str | None,
+    dask: bool,
+    scheduler: str | None,
+    overwrite: bool,
+    **options: Any,
+) -> None:
     """Train one image model by SGD and measure SG-B, SG-2B, SVRG and GC on its way, exactly.
 
     Section 4.1 of the paper. A run that is killed or stopped goes on, by the same command, from the last
-    measurement, with the same numbers. LIST is a comma-separated list.
+    measurement, with the same numbers. With --dask or --scheduler, the passes that measure are summed by the
+    workers, which find the data set's files where this machine has them; training stays here. LIST is a
+    comma-separated list.
 
     \b
     Examples:
@@ -125,25 +136,29 @@ def image(out: Path, preset: str | None, data_dir: str | None, overwrite: bool, 
             run = ImageRun(**given)
         else:
             run = of_preset(preset or "mnist", given)
-    _run(run, out, data_dir, command_line(), overwrite)
+    if (dask or scheduler) and run.method != "closed-form":
+        raise click.UsageError(f"--{'dask' if dask else 'scheduler'} has no meaning for --method {run.method}")
+    _run(run, out, data_dir, partial(dask_cluster, dask, scheduler), command_line(), overwrite)
 
 
-def _run(run: Any, out: Path, data_dir: str | None, command: str, overwrite: bool) -> None:
+def _run(run: Any, out: Path, data_dir: str | None, cluster: Callable, command: str, overwrite: bool) -> None:
     """Run, showing progress on stderr, and print the last measurements on stdout."""
+    from concurrent.futures.process import BrokenProcessPool
+
     from gcref.studies.image import run_image
 
     start = time.monotonic()
     again = "the same command goes on from the last measurement"
     try:
-        with progress_on_stderr(run.iterations, "iterations") as progress, _warnings_in_words():
-            ran = run_image(run, out, data_dir, command, overwrite, progress)
+        bar = progress_on_stderr(run.iterations, "iterations")
+        with bar as progress, warnings_in_words(), cluster() as (executor, _):
+            ran = run_image(run, out, data_dir, command, overwrite, progress, executor)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     except KeyboardInterrupt:
-        click.echo(f"\nStopped. What is measured is kept; {again}.", err=True)
-        sys.exit(130)
-    except MemoryError:
-        raise click.ClickException(f"out of memory; what is measured is kept, {again}") from None
+        stopped(f"What is measured is kept; {again}.")
+    except (BrokenProcessPool, MemoryError) as error:
+        raise click.ClickException(f"{str(error) or 'out of memory'}; what is measured is kept, {again}") from None
     except OSError as error:
         raise click.ClickException(f"{error}; what is measured is kept, {again}") from None
     if not ran:
@@ -152,14 +167,6 @@ def _run(run: Any, out: Path, data_dir: str | None, command: str, overwrite: boo
     end = _print_table(out)
     click.echo(f"{out}: {end} in {time.monotonic() - start:.0f} s. Next:")
     click.echo(f"  gcref figures {shlex.quote(str(out))} --out figures")
-
-
-@contextmanager
-def _warnings_in_words() -> Iterator[None]:
-    """Show what the library warns of, such as images left out, without the line of code that says so."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
-        yield
 
 
 def _print_table(out: Path) -> str:
@@ -182,6 +189,6 @@ def _print_table(out: Path) -> str:
             str(series["iteration"][i]), f"{series['train_loss'][i]:#.5g}", f"{series['train_accuracy'][i]:.2%}",
             f"{series['test_accuracy'][i]:.2%}", *cells, f"{series[f'normalized_variance/{methods[0]}'][i]:.3f}",
         )  # fmt: skip
-    wide_console(110).print(table)
+    print_whole(table)
     last = series["iteration"][-1] if n else 0
     return f"{last} iterations" if attrs["status"] == "complete" else f"it diverged after iteration {last}"

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import time
+from collections.abc import Iterator
 
 import click
 
@@ -30,7 +31,7 @@ def info() -> None:
     gcref info
     """  # noqa: D301
     from gcref import __version__
-    from gcref.executor import THREAD_VARIABLES, n_cores
+    from gcref.cores import THREAD_VARIABLES, n_cores
     from gcref.kernels import jit
 
     click.echo(f"gcref        {__version__}")
@@ -40,7 +41,9 @@ def info() -> None:
             click.echo(f"{name:<12} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             click.echo(f"{name:<12} not installed")
-    click.echo(f"cores        {n_cores()}; rf-sweep runs that many workers of one thread each, image that many threads")
+    click.echo(f"cores        {n_cores()}")
+    for command, text in _threads():
+        click.echo(f"{command:<12} {text}")
     asked = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
     threads = ", ".join(f"{k}={v}" for k, v in asked.items())
     click.echo(f"threads      {threads or 'library defaults (no variable set)'}")
@@ -50,6 +53,23 @@ def info() -> None:
     from gcref.data import reference
 
     click.echo(f"data         the paper's digitised points ({len(reference())})")
+
+
+def _threads() -> Iterator[tuple[str, str]]:
+    """Yield, for each kind of run, the processes and threads that are in effect with the present environment."""
+    from gcref.cores import n_cores
+    from gcref.executor import process_pool
+    from gcref.kernels.threads import InEffect, in_effect
+
+    def told(n: int, kind: str, threads: InEffect) -> str:
+        total = n * max(threads)
+        text = f"{n} {kind} × max(BLAS {threads.blas}, Numba {threads.kernels}) = {total} threads"
+        return text + (f", more than the {n_cores()} cores" if total > n_cores() else "")
+
+    with process_pool(1) as pool:
+        yield "rf-sweep", told(n_cores(), "workers", pool.submit(in_effect).result())
+    for command in ("image", "cluster"):
+        yield command, told(1, "process", in_effect())
 
 
 def _blas() -> str:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import click
 
@@ -20,7 +20,8 @@ def progress_on_stderr(total: int, what: str = "trajectories") -> Iterator[Calla
             if int(10 * share) > shown:
                 shown = int(10 * share)
                 line = f"{done} of {total} {what}, {share:.0%} of this run's work, {time_left(share)}"
-                click.echo(line, err=True)
+                with suppress(OSError):  # a log on a full disk, or read by nobody any more, is no reason to stop
+                    click.echo(line, err=True)
 
         yield plain
         return

@@ -1,9 +1,9 @@
 """``gcref rf-sweep``: the random-features study of the paper."""
 
 import shlex
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,13 @@ from gcref.cli.common import (
     WORDS,
     command_line,
     flatten,
+    print_whole,
     results_file,
     usage_errors,
-    wide_console,
 )
 from gcref.cli.progress import progress_on_stderr
+from gcref.cli.stopping import stopped
+from gcref.cli.workers import dask_cluster, dask_options, warnings_in_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,8 +79,11 @@ def _axis(flag: str, kind: click.ParamType, default: str, text: str, *more: str)
     help="Keep theta and labels at each refresh, or at every measurement.",
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), show_default="all cores", help="Processes, one thread each.")
+@dask_options
 @click.option("--overwrite", is_flag=True, help="Begin anew over a finished file, or another configuration's.")
-def rf_sweep(out: Path, quick: bool, workers: int | None, overwrite: bool, **options: Any) -> None:
+def rf_sweep(
+    out: Path, quick: bool, workers: int | None, dask: bool, scheduler: str | None, overwrite: bool, **options: Any
+) -> None:
     """Train random-features models over a grid and measure the variance of every estimator, exactly.
 
     Section 4.2 and 4.3 of the paper. A run that is killed or stopped is finished by the same command, with
@@ -89,14 +94,14 @@ def rf_sweep(out: Path, quick: bool, workers: int | None, overwrite: bool, **opt
     gcref rf-sweep --quick --out quick.h5            seconds
     gcref rf-sweep --duplicates --out dup.h5         Fig. 8
     gcref rf-sweep --learning-rate 0.01,0.03 --seed 0 --ratio 1 --ratio 5 --out mine.h5
+    gcref rf-sweep --scheduler tcp://host:8786 --out results.h5       a Dask cluster
     """  # noqa: D301
     results_file(out)
-    from gcref.executor import n_cores
     from gcref.studies.grid import Sweep
 
     with usage_errors():
         sweep = Sweep(**_settings(quick, options))
-    _run(sweep, out, workers or n_cores(), command_line(), overwrite)
+    _run(sweep, out, partial(dask_cluster, dask, scheduler, workers), command_line(), overwrite)
 
 
 def _settings(quick: bool, options: dict[str, Any]) -> dict[str, Any]:
@@ -107,10 +112,11 @@ def _settings(quick: bool, options: dict[str, Any]) -> dict[str, Any]:
     return (QUICK if quick else {}) | given
 
 
-def _run(sweep: Any, out: Path, workers: int, command: str, overwrite: bool) -> None:
+def _run(sweep: Any, out: Path, cluster: Callable, command: str, overwrite: bool) -> None:
     """Run, showing progress on stderr, and print the summary on stdout."""
     from concurrent.futures.process import BrokenProcessPool
 
+    from gcref.cores import n_cores
     from gcref.store import StoreError, read_summary
     from gcref.studies.sweep import run_sweep
 
@@ -118,15 +124,14 @@ def _run(sweep: Any, out: Path, workers: int, command: str, overwrite: bool) -> 
     total = len(sweep.specs())
     again = "the same command finishes it"
     try:
-        with progress_on_stderr(total) as progress:
-            ran = run_sweep(sweep, out, workers, command, overwrite, progress)
+        with progress_on_stderr(total) as progress, warnings_in_words(), cluster() as (executor, n_workers):
+            ran = run_sweep(sweep, out, n_workers or n_cores(), command, overwrite, progress, executor)
     except StoreError as error:
         raise click.UsageError(str(error)) from None
     except KeyboardInterrupt:
-        click.echo(f"\nStopped. What is finished is kept; {again}.", err=True)
-        sys.exit(130)
-    except BrokenProcessPool:
-        message = f"a worker died (out of memory or disk space?); finished trajectories are kept, {again}"
+        stopped(f"What is finished is kept; {again}.")
+    except (BrokenProcessPool, MemoryError) as error:
+        message = f"{str(error) or 'out of memory'}; finished trajectories are kept, {again}"
         raise click.ClickException(message) from None
     except OSError as error:
         raise click.ClickException(f"{error}; finished trajectories are kept, {again}") from None
@@ -160,7 +165,7 @@ def _print_summary(summary: "np.ndarray") -> None:
         diverged = len({row["trajectory"] for row in rows}) - len({row["trajectory"] for row in finite})
         lr, dup, ratio, n = key.item()
         table.add_row(f"{lr:g}", f"{dup:g}", f"{ratio:g}", str(n), *cells, normalized, str(diverged or ""))
-    wide_console(110).print(table)
+    print_whole(table)
 
 
 def _mean(values: "np.ndarray", form: str) -> str:

@@ -11,6 +11,7 @@ import click
 
 from gcref.cli.common import wide_console
 from gcref.cli.progress import progress_on_stderr
+from gcref.cli.stopping import stopped
 
 if TYPE_CHECKING:
     from gcref.validation.tally import Check
@@ -82,16 +83,17 @@ def _failures_told(results: Path) -> Iterator[None]:
         yield
     except (StoreError, DataError) as error:
         raise click.UsageError(str(error)) from None
+    except MemoryError:
+        raise click.UsageError(f"{results} asks for more memory than there is") from None
     except KeyboardInterrupt:
-        click.echo(f"\nStopped: nothing is known of {results}.", err=True)
-        sys.exit(130)
+        stopped(f"Nothing is known of {results}.")
     except BrokenProcessPool:
         raise click.ClickException("a worker died (out of memory?); fewer --workers need less") from None
 
 
 def _sweep(results: Path, workers: int | None) -> tuple[list["Check"], str]:
     """Check a file of the random-features study, and say what it is made of."""
-    from gcref.executor import n_cores
+    from gcref.cores import n_cores
     from gcref.studies.sweep import config_of
     from gcref.validation.results import validate
 

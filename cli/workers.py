@@ -36,7 +36,7 @@ def dask_cluster(
             found = stack.enter_context(dask_pool(scheduler, n_workers))
         except (ValueError, ImportError) as error:
             raise click.UsageError(str(error)) from None
-        yield found
+        yield found, found.n_workers
 
 
 @contextmanager

@@ -7,19 +7,18 @@ bytes of pixels: the red plane, the green and the blue, each 32 × 32, row by ro
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcref.data.places import DataError
-from gcref.data.streams import read_up_to, readable
+from gcref.data.streams import Frugal, opened, read_up_to, readable
 
 Records = NDArray[np.uint8]
 
 SIDE, N_CHANNELS = 32, 3
 _PIXELS = SIDE * SIDE * N_CHANNELS
-_LARGEST = 1 << 30  # bytes a file; the real ones have at most 154 million
 
 
 class Format(NamedTuple):
@@ -30,6 +29,7 @@ class Format(NamedTuple):
     files: dict[str, list[str]]
     n_label_bytes: int
     n_classes: int
+    n_records: int  # of a file, at most
 
 
 FORMATS = {
@@ -39,6 +39,7 @@ FORMATS = {
         {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]},
         n_label_bytes=1,
         n_classes=10,
+        n_records=10_000,
     ),
     "cifar100": Format(
         "cifar-100-binary.tar.gz",
@@ -46,6 +47,7 @@ FORMATS = {
         {"train": ["train.bin"], "test": ["test.bin"]},
         n_label_bytes=2,
         n_classes=100,
+        n_records=50_000,
     ),
 }
 
@@ -103,7 +105,7 @@ def _read_folder(folder: Path, form: Format, names: Sequence[str]) -> dict[str, 
 def _read_archive(archive: Path, form: Format, names: Sequence[str]) -> dict[str, Records]:
     """Read members of an archive by name, in order of `names`; nothing is written anywhere."""
     found: dict[str, Records] = {}
-    with readable(archive), tarfile.open(archive, "r:*") as tar:
+    with opened(archive) as stream, tarfile.open(fileobj=cast(IO[bytes], Frugal(stream)), mode="r:") as tar:
         for member in tar:
             name = member.name.removeprefix("./").removeprefix(f"{form.folder}/")
             file = tar.extractfile(member) if member.isreg() and name in names else None
@@ -120,8 +122,11 @@ def _read_archive(archive: Path, form: Format, names: Sequence[str]) -> dict[str
 def _records(name: str, size: int, file: IO[bytes], form: Format) -> Records:
     """Read a file of `size` bytes, one record a row; the size is judged before anything is read."""
     record = form.n_label_bytes + _PIXELS
-    if not 0 < size <= _LARGEST or size % record:
-        raise DataError(f"{name} has {size} bytes; a multiple of {record}, the size of a record, is expected")
+    if not 0 < size <= record * form.n_records or size % record:
+        raise DataError(
+            f"{name} has {size} bytes; a multiple of {record}, the size of a record, is expected, "
+            f"at most {form.n_records} of them"
+        )
     data = read_up_to(file, size)
     if len(data) < size:
         raise DataError(f"{name} is cut short: {len(data)} bytes of {size}")

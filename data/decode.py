@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from gcref.data.places import DataError
 
 N_CHANNELS = 3
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # EPS, of all things, would be run as a program
+MOST_PIXELS = 1 << 26  # of a picture in memory; photographs have less
 
 
 def decode(path: str | Path, size: int) -> NDArray[np.uint8]:
@@ -18,7 +20,8 @@ def decode(path: str | Path, size: int) -> NDArray[np.uint8]:
     Parameters
     ----------
     path : path
-        Anything Pillow reads, of 8 bits a channel; greyscale becomes three equal channels, transparency is dropped.
+        A picture in one of `FORMATS`, of 8 bits a channel and at most 2²⁶ pixels (a JPEG may have more, as it is read
+        in a smaller size); greyscale becomes three equal channels, transparency is dropped.
     size : int
         The side of the result. The shorter side of the picture is resized to it (bilinear, averaging where the
         picture shrinks) and the middle of the longer one kept.
@@ -30,19 +33,21 @@ def decode(path: str | Path, size: int) -> NDArray[np.uint8]:
     Raises
     ------
     DataError
-        If the file is not a picture, is cut short, or has more than 8 bits a channel.
+        If the file is not such a picture or is cut short.
     OSError
         If the system cannot read the file.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
             warnings.simplefilter("ignore")  # what Pillow thinks of the metadata
             # A JPEG comes out smaller at once, but still twice as large as needed, for the sake of the average.
             picture.draft("RGB", (2 * size, 2 * size))
             if picture.mode.startswith(("I", "F")):
                 raise DataError(f"it has more than 8 bits a channel (mode {picture.mode})")
+            if picture.width * picture.height > MOST_PIXELS:
+                raise DataError(f"it has {picture.width} × {picture.height} pixels, more than {MOST_PIXELS}")
             side = min(picture.size)
             left, top = (picture.width - side) / 2, (picture.height - side) / 2
             square = (left, top, left + side, top + side)

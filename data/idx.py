@@ -16,7 +16,7 @@ from gcref.data.streams import opened, read_up_to
 
 N_CLASSES = 10
 IMAGES, LABELS = 0x0803, 0x0801  # unsigned bytes, three axes and one
-_LARGEST = 1 << 30  # bytes; the real files have 47 million
+_LARGEST, _MOST = 1 << 27, 1 << 20  # bytes, and images or labels; the real files have 47 million of 60 thousand
 _STEMS = {"train": "train", "test": "t10k"}
 # The two sets have the same file names, so a folder may be taken for the other one.
 _FIRST_LABELS = {
@@ -74,16 +74,18 @@ def read_idx(path: Path, magic: int) -> NDArray[np.uint8]:
     Raises
     ------
     DataError
-        If the file begins otherwise, declares an axis of 0 or more than 2³⁰ bytes, or is not as long as it
-        declares.
+        If the file begins otherwise, declares an axis of 0, more than 2²⁷ bytes or 2²⁰ examples, or is not as long as
+        it declares.
     """
     n_axes = magic & 0xFF
     with opened(path) as stream:
         header = bytes(read_up_to(stream, 4 + 4 * n_axes))
         _check_magic(path, header, magic)
         shape = struct.unpack(f">{n_axes}I", header[4:])
-        if not 0 < prod(shape) <= _LARGEST:
-            raise DataError(f"{path} declares the shape {shape}; 1 to {_LARGEST} bytes are expected")
+        if not 0 < prod(shape) <= _LARGEST or shape[0] > _MOST:
+            raise DataError(
+                f"{path} declares the shape {shape}; 1 to {_LARGEST} bytes are expected, of {_MOST} examples at most"
+            )
         data = read_up_to(stream, prod(shape) + 1)
     if len(data) != prod(shape):
         found = f"only {len(data)}" if len(data) < prod(shape) else "more"

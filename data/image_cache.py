@@ -65,6 +65,8 @@ def cached(root: Path, listing: Listing, size: int) -> tuple[NDArray[np.uint8], 
     processes, a script then needs ``if __name__ == "__main__":``.
     """
     homes = [root / ".gcref-cache", cache_home() / "decoded"]
+    if homes[0].is_symlink():  # a data set decides about no other folder
+        del homes[0]
     there = next((home / listing.name for home in homes if (home / listing.name).is_dir()), None)
     return _read(there or _make(homes, listing, size), listing, size)
 
@@ -94,7 +96,7 @@ def _new_folder(homes: Sequence[Path]) -> Path:
             return part
         except OSError as error:
             reason = error.strerror
-    raise DataError(f"the decoded images can be written neither into {homes[0]} nor into {homes[1]}: {reason}")
+    raise DataError(f"the decoded images cannot be written into {' or '.join(map(str, homes))}: {reason}")
 
 
 def _fill(part: Path, listing: Listing, size: int) -> None:
@@ -155,12 +157,15 @@ def _n_cores() -> int:
 def _read(cache: Path, listing: Listing, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Memory-map the pixels of a cache and read its labels; raise if they are not those of the listing."""
     shape = (len(listing.paths), size, size, N_CHANNELS)
+    files = [cache / "pixels.npy", cache / "labels.npy"]
     try:
+        if any(file.is_symlink() or not file.is_file() for file in files):
+            raise ValueError("a link, or no file")
         pixels = np.load(cache / "pixels.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(cache / "labels.npy", allow_pickle=False)
         whole = pixels.shape == shape and pixels.dtype == np.uint8 and labels.shape == listing.labels.shape
         whole = whole and bool(np.all((labels == listing.labels) | (labels == BROKEN)))
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, MemoryError):
         whole = False
     if not whole:
         raise DataError(f"{cache} is damaged; delete it, and it will be made again")

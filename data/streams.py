@@ -11,6 +11,7 @@ from typing import IO, cast
 from gcref.data.places import DataError
 
 _PIECE = 1 << 20
+_FURTHEST = 1 << 30  # bytes into an archive; the real ones have 186 million
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -37,6 +38,35 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         else:
             with gzip.GzipFile(fileobj=file) as stream:
                 yield cast(IO[bytes], stream)
+
+
+class Frugal:
+    """A stream that is never read in large pieces or far into, whatever an archive's headers declare.
+
+    Parameters
+    ----------
+    stream : binary stream
+        One that can be told to seek.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes, which must not be many; raise a tarfile.TarError if they are."""
+        if not 0 <= size <= _PIECE:
+            raise tarfile.ReadError(f"a header declares {size} bytes")
+        return self.stream.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place, which must not be far; raise a tarfile.TarError if it is."""
+        if whence == 0 and offset > _FURTHEST:
+            raise tarfile.ReadError(f"a file is said to end at byte {offset}")
+        return self.stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self.stream.tell()
 
 
 def read_up_to(stream: IO[bytes], limit: int) -> bytearray:

@@ -5,55 +5,23 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any
 
-# Each of these is read once, when the library that obeys it is loaded.
-THREAD_VARIABLES = (
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "OMP_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
-BLAS_VARIABLES = THREAD_VARIABLES[:2]  # those that a Dask worker's nanny sets, too
+from gcref.cores import THREAD_VARIABLES, n_cores, single_threaded_children
 
+_ASKED = THREAD_VARIABLES[:2]  # of a Dask worker: those that its nanny sets, too
 # What a Dask worker here runs first: Ctrl-C is for the process that started it.
 LEAVE_CTRL_C = ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"]
 
 
 class WorkerLostError(BrokenProcessPool):
     """A process of the pool ended in the middle of its work; says which, and by what."""
-
-
-def n_cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@contextmanager
-def single_threaded_children() -> Iterator[None]:
-    """Within the block, processes that are started see one thread for BLAS, OpenMP and Numba.
-
-    One thread a worker keeps workers × threads within the cores, and a sum's rounding the same for any worker
-    count.
-    """
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager
@@ -130,9 +98,55 @@ def _how_it_ended(workers: set[multiprocessing.process.BaseProcess]) -> str:
     return "a worker process ended in the middle of its work"
 
 
+class DaskPool(Executor):
+    """The workers of a Dask cluster.
+
+    Attributes
+    ----------
+    n_workers : int
+        How many there were at the start.
+    """
+
+    def __init__(self, client: Any, n_workers: int) -> None:
+        self._client, self.n_workers = client, n_workers
+        self._executor = client.get_executor(pure=False)
+
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        """Have ``fn(*args, **kwargs)`` done by a worker."""
+        return self._executor.submit(fn, *args, **kwargs)
+
+    def share(self, value: Any) -> Any:
+        """Send `value` to every worker; what is returned stands for it among the arguments of `submit`."""
+        return self._client.scatter(value, broadcast=True, hash=False)
+
+
+def share(executor: Executor | None, value: Any) -> Any:
+    """Give the workers once what many pieces of work need, where the executor can; return what to submit for it."""
+    return executor.share(value) if isinstance(executor, DaskPool) else value
+
+
+def in_order(executor: Executor | None, fn: Callable, shared: Any, items: Sequence[Any]) -> Iterator[Any]:
+    """Yield ``fn(shared, item)`` of each item, in order, with few results at a time waiting for their turn."""
+    if executor is None:
+        yield from (fn(shared, item) for item in items)
+        return
+    waiting: deque[Future] = deque()
+    left = iter(items)
+    try:
+        while True:
+            for item in islice(left, 2 * getattr(executor, "n_workers", n_cores()) - len(waiting)):
+                waiting.append(executor.submit(fn, shared, item))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
 @contextmanager
-def dask_pool(scheduler: str | None = None, n_workers: int | None = None) -> Iterator[tuple[Executor, int]]:
-    """Yield an executor on a Dask cluster, and how many workers it has.
+def dask_pool(scheduler: str | None = None, n_workers: int | None = None) -> Iterator[DaskPool]:
+    """Yield an executor on a Dask cluster.
 
     Parameters
     ----------
@@ -166,9 +180,8 @@ def dask_pool(scheduler: str | None = None, n_workers: int | None = None) -> Ite
                 cluster = LocalCluster(n_workers=n_workers or n_cores(), preload=LEAVE_CTRL_C, **settings)
                 scheduler = stack.enter_context(cluster)
         client = stack.enter_context(_connected(Client, scheduler))
-        n = _check_workers(client)
         try:
-            yield client.get_executor(pure=False), n
+            yield DaskPool(client, _check_workers(client))
         except KilledWorker as error:
             last = error.last_worker.address
             raise WorkerLostError(f"the worker {last} and those before it were lost over one piece of work") from None
@@ -203,7 +216,7 @@ def _check_workers(client: Any) -> int:
         if set(threads) != {"1"} or client.nthreads()[address] != 1:
             raise ValueError(
                 f"the worker {address} may run several threads, which changes a sum's rounding; start it by "
-                f"`dask worker --nthreads 1` with {' and '.join(BLAS_VARIABLES)} = 1"
+                f"`dask worker --nthreads 1` with {' and '.join(_ASKED)} = 1"
             )
     return len(workers)
 
@@ -212,4 +225,4 @@ def describe_worker() -> tuple[str, list[str | None]]:
     """Return this process's version of gcref, and how many threads its environment allows BLAS."""
     from gcref import __version__
 
-    return __version__, [os.environ.get(name) for name in BLAS_VARIABLES]
+    return __version__, [os.environ.get(name) for name in _ASKED]

@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 SCHEMA = "rf-sweep/1"  # of the configuration of a file with such a summary
+_MOST_ROWS, _MOST_CURVES = 100_000, 100  # more than can be told apart, and drawn in a minute
 _STATISTICS = ("variance", "normalized_variance")
 _AGGREGATES = ("mean70", "max70")
 _NUMBERS = tuple(f"{s}_{a}" for s in _STATISTICS for a in _AGGREGATES)
@@ -251,6 +252,11 @@ def _check_fields(summary: NDArray[Any]) -> None:
     missing = [name for name in REQUIRED_FIELDS if name not in have]
     if missing:
         raise ValueError(f"summary must be a structured array; it lacks the fields {', '.join(missing)}")
+    if len(summary) > _MOST_ROWS:
+        raise ValueError(f"summary has {len(summary)} rows; at most {_MOST_ROWS} can be drawn")
+    for name in ("method", "learning_rate"):
+        if (n := len(np.unique(summary[name]))) > _MOST_CURVES:
+            raise ValueError(f"summary has {n} values of {name}; at most {_MOST_CURVES} can be drawn")
 
 
 def _check_drawable(summary: NDArray[Any], name: str) -> None:

@@ -35,6 +35,7 @@ _NAMES = {
     "resnet8": "ResNet8", "resnet20": "ResNet20", "resnet32": "ResNet32", "resnet18": "ResNet18",
 }  # fmt: skip
 _KINDS = ("variance", "normalized_variance")
+_MOST_POINTS, _MOST_CURVES = 100_000, 100  # more than can be told apart, and drawn in a minute
 _MOST_SETTINGS = 2  # that fit a title
 _NEVER_REFRESHED = {"sgb", "sg2b"}
 _UNIT = "per coordinate, squared gradient units"
@@ -77,6 +78,8 @@ def read_run(path: Path | str) -> Run:
     if config["schema"] != SCHEMA:
         raise StoreError(f"{path} is of another study: config has schema {config['schema']!r}, expected {SCHEMA!r}")
     wrong = [name for name, kind in _NEEDED.items() if not isinstance(config.get(name), kind)]
+    if not wrong and not all(isinstance(drop, int) for drop in config["milestones"]):
+        wrong = ["milestones"]
     if wrong or config["refresh_every"] < 1:
         raise StoreError(f"{path}: config has no usable {', '.join(wrong) or 'refresh_every'}")
     with open_results(path) as file, readable(path):
@@ -87,6 +90,8 @@ def read_run(path: Path | str) -> Run:
     if len(groups) != 1:
         raise StoreError(f"{path} must hold one trajectory, got {len(groups)}")
     _check_series(path, iteration, variance, normalized)
+    if int(iteration[-1]) // config["refresh_every"] > _MOST_POINTS:
+        raise StoreError(f"{path}: config has refresh_every={config['refresh_every']}, too little to be drawn")
     return Run(path, config, status, iteration, variance, normalized)
 
 
@@ -95,10 +100,13 @@ def _check_series(path: Path, iteration: NDArray, variance: dict[str, Series], n
     if variance.keys() != normalized.keys() or not variance:
         raise StoreError(f"{path}: variance and normalized_variance must hold the same methods, at least one")
     for name, series in [("iteration", iteration), *variance.items(), *normalized.items()]:
-        if series.ndim != 1 or series.dtype.kind not in "fi" or series.shape != iteration.shape:
+        kinds = "i" if name == "iteration" and series.size else "fi"
+        if series.ndim != 1 or series.dtype.kind not in kinds or series.shape != iteration.shape:
             raise StoreError(f"{path}: the series of {name} must have a number for each iteration")
     if not iteration.size or np.any(np.diff(iteration) <= 0):
         raise StoreError(f"{path} must hold at least one measuring point, and increasing iterations")
+    if len(iteration) > _MOST_POINTS or len(variance) > _MOST_CURVES:
+        raise StoreError(f"{path}: {len(variance)} series of {len(iteration)} points are too many to be drawn")
 
 
 def default_window(points: int) -> int:

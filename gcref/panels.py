@@ -18,6 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.style import context
 from numpy.typing import NDArray
 
+from gcref.shards import replacing, writing
+
 METHOD_LABELS = {"sgb": "SG-B", "sg2b": "SG-2B", "svrg": "SVRG", "gc": "GC"}
 # Metadata that would carry the date, so that the same file gives the same bytes.
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -144,6 +146,8 @@ def save(
         If a file is already there and `overwrite` is false; nothing is written then.
     FileNotFoundError, NotADirectoryError
         If the parent of `out` is missing, or `out` is a file.
+    OSError
+        If a file cannot be written; those that are there are whole.
     """
     if not formats:
         raise ValueError(f"formats must name at least one of {', '.join(FORMATS)}, got none")
@@ -155,7 +159,9 @@ def save(
         for name, paths in targets.items():
             figure = drawings[name]()
             for path in paths:
-                figure.savefig(path, dpi=150, metadata=FORMATS[path.suffix[1:]])
+                form = path.suffix[1:]
+                with writing(path), replacing(path) as aside:
+                    figure.savefig(aside, dpi=150, format=form, metadata=FORMATS[form])
     return [path for paths in targets.values() for path in paths]
 
 
@@ -174,7 +180,8 @@ def _make_room(paths: list[Path], out: Path, overwrite: bool) -> None:
         raise NotADirectoryError(f"{out} is not a folder")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"the folder {out.parent} does not exist")
-    out.mkdir(exist_ok=True)
+    with writing(out):
+        out.mkdir(exist_ok=True)
 
 
 def draw(panels: Sequence[Panel], heading: str, y_label: str, log: bool, note: str = "") -> Figure:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gcref.clustering.base import check_integer
+from gcref.engine.trace import read_array
 
 _BATCHES = 0xBA7C  # the stream of the batches of an epoch, apart from those of a clustering of the same seed
 
@@ -241,6 +242,8 @@ class StratifiedBatchSampler:
         TypeError
             If an index has no weight, as it is not of a sampler, or has been through a tensor or an array.
         """
+        if not isinstance(batch, Sequence):
+            raise TypeError(f"batch is a {type(batch).__name__}; a list of a sampler's indices is expected")
         for i in batch:
             if not isinstance(i, WeightedIndex):
                 raise TypeError(f"batch holds {i!r} of type {type(i).__name__}; the indices of a sampler are expected")
@@ -260,7 +263,7 @@ def check_batch_size(batch_size: int) -> int:
 
 def _read_labels(name: str, labels: ArrayLike) -> NDArray[np.intp]:
     """Copy labels into a read-only vector; raise unless they are integers of at least 0."""
-    found = np.asarray(labels)
+    found = read_array(name, labels)
     if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) == 0:
         raise ValueError(
             f"{name} has shape {found.shape} and dtype {found.dtype}; a vector of integer labels, one an example, is "

@@ -1,10 +1,12 @@
 """Writing the results file: one HDF5 file, built from shards so that no crash can corrupt it.
 
 While a study runs, every finished trajectory is a small file of its own in the folder ``<results>.parts``: written
-aside, flushed to disk and renamed, so a shard is either whole or absent. At the end (or at Ctrl-C) the shards are
+aside, flushed to disk and renamed, so a shard is either whole or absent. It ends in the SHA-256 of its name and bytes
+(HDF5 does not mind), so that one damaged later is known without being opened. At the end (or at Ctrl-C) the shards are
 merged, in the order of the grid, into the results file, which appears by the same rename.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -32,6 +34,8 @@ from gcref.store import (
 if sys.platform != "win32":
     import fcntl
 
+CHECKSUM = 32  # bytes of a shard's end
+PACKED = {"shuffle": True, "compression": "gzip", "compression_opts": 1}
 NOTE = "config.json"  # in the folder of shards: the configuration they belong to
 
 
@@ -95,7 +99,7 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def shard_image(name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray], compress: bool = True) -> bytes:
+def shard_image(name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray], lasting: bool = True) -> bytes:
     """Return one trajectory as the bytes of a shard, which a worker without the results' folder can send.
 
     Parameters
@@ -106,34 +110,45 @@ def shard_image(name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray],
         Attributes of its group: numbers and strings.
     arrays : dict
         Data sets by their path inside the group, such as ``variance/gc``.
-    compress : bool
-        Whether to spend time on making the file smaller.
+    lasting : bool
+        Whether it goes into the results file, compressed and with a digest; a checkpoint does not.
     """
     image = io.BytesIO()  # on a full disk HDF5 would bring the process down, where a plain write says so
     with h5py.File(image, "w") as file:
         group = file.create_group(name)
         for path, array in arrays.items():
-            packing = (
-                {"shuffle": True, "compression": "gzip", "compression_opts": 1} if compress and array.size > 64 else {}
-            )
-            group.create_dataset(path, data=array, **packing)
+            group.create_dataset(path, data=array, **(PACKED if lasting and array.size > 64 else {}))
         group.attrs.update(attrs)
-        group.attrs["digest"] = digest(group)
+        if lasting:
+            group.attrs["digest"] = digest(group)
     return image.getvalue()
 
 
 def keep_shard(folder: Path, name: str, image: bytes) -> None:
     """Write the bytes of a shard as ``folder/name.h5``, whole or not at all (then an OSError that names it)."""
-    path = folder / f"{name}.h5"
-    with writing(path), replacing(path) as aside:
-        aside.write_bytes(image)
+    with writing(folder / f"{name}.h5"):
+        _keep(folder, name, image)
+
+
+def _keep(folder: Path, name: str, image: bytes) -> None:
+    """Write the bytes of a shard, and the checksum they are known by."""
+    with replacing(folder / f"{name}.h5") as aside, open(aside, "wb") as handle:
+        handle.write(image)
+        handle.write(_checksum(name, image))
+
+
+def _checksum(name: str, image: bytes | memoryview) -> bytes:
+    """Return what a shard ends in."""
+    sha = hashlib.sha256(f"{name}|".encode())
+    sha.update(image)
+    return sha.digest()
 
 
 def write_shard(
-    folder: Path, name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray], compress: bool = True
+    folder: Path, name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray], lasting: bool = True
 ) -> None:
     """Write one trajectory into `folder`, which exists, as a shard (see `shard_image`)."""
-    keep_shard(folder, name, shard_image(name, attrs, arrays, compress))
+    keep_shard(folder, name, shard_image(name, attrs, arrays, lasting))
 
 
 def present(folder: Path) -> set[str]:
@@ -143,35 +158,32 @@ def present(folder: Path) -> set[str]:
 
 def read_shard(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read back what `write_shard` wrote, attributes and arrays; the shard must be there, whole (see `finished`)."""
+    with h5py.File(folder / f"{name}.h5", "r") as file:
+        return _contents(file[name])
+
+
+def _contents(group: h5py.Group) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the attributes of a trajectory and its arrays."""
     arrays: dict[str, np.ndarray] = {}
 
     def take(path: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset):
             arrays[path] = np.asarray(item[()])
 
-    with h5py.File(folder / f"{name}.h5", "r") as file:
-        file[name].visititems(take)
-        return dict(file[name].attrs), arrays
+    group.visititems(take)
+    return dict(group.attrs), arrays
 
 
 def finished(folder: Path, names: Sequence[str]) -> list[str]:
     """Return those of `names` with a whole shard in `folder`; a damaged one is deleted, so computed again."""
-    there = present(folder)
     good = []
-    for name in names:
-        if name not in there:
-            continue
-        try:
-            with h5py.File(folder / f"{name}.h5", "r") as file:
-                whole = file[name].attrs["digest"] == digest(file[name])
-        except Exception as error:  # bytes damaged anywhere can make HDF5 raise anything
-            if isinstance(error, MemoryError) or getattr(error, "errno", None):
-                raise  # the machine failed, not the shard
-            whole = False
-        if whole:
+    for name in filter(present(folder).__contains__, names):
+        path = folder / f"{name}.h5"
+        data = memoryview(path.read_bytes())
+        if data[-CHECKSUM:] == _checksum(name, data[:-CHECKSUM]):
             good.append(name)
         else:
-            (folder / f"{name}.h5").unlink()
+            path.unlink()
     return good
 
 
@@ -329,9 +341,9 @@ def _difference(found: Any, wanted: str) -> str:
     try:
         there, asked = json.loads(found), json.loads(wanted)
         names = [name for name in asked if there.get(name) != asked[name]]
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, RecursionError):
         return ""
-    shown = [f"{name} {there.get(name)} instead of {asked[name]}" for name in names[:3]]
+    shown = [f"{name} {' '.join(str(there.get(name)).split())[:60]} instead of {asked[name]}" for name in names[:3]]
     return f" ({', '.join(shown)}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
@@ -377,11 +389,12 @@ def _unpack(path: Path) -> None:
     with open_results(path) as file:
         trajectories = file["trajectories"]
         for name in set(trajectories) - present(parts):
-            image = io.BytesIO()
-            try:
-                with h5py.File(image, "w") as shard:
-                    trajectories.copy(name, shard)
-            except (OSError, RuntimeError, KeyError):  # damaged: left out, and so computed again
-                continue
-            with replacing(parts / f"{name}.h5") as aside:
-                aside.write_bytes(image.getbuffer())
+            try:  # to read it, for HDF5's own way to copy is none that the file was inspected for
+                whole = trajectories[name].attrs["digest"] == digest(trajectories[name])
+                image = shard_image(name, *_contents(trajectories[name])) if whole else b""
+            except MemoryError:
+                raise
+            except Exception:  # bytes damaged anywhere can make HDF5 raise anything
+                whole = False
+            if whole:  # else it is left out, and so computed again
+                _keep(parts, name, image)

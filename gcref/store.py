@@ -14,7 +14,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from gcref import hdf5
+
 SCHEMA = "gcref/1"
+LARGEST = 1 << 28  # bytes of a data set, unless the file itself is large
 NOT_DIGESTED = {"digest", "seconds", "command"}  # equal numbers have equal digests, however they came about
 
 SUMMARY_DTYPE = np.dtype(
@@ -38,12 +41,13 @@ def parts_of(path: Path) -> Path:
 
 @contextmanager
 def open_results(path: Path | str) -> Iterator[h5py.File]:
-    """Open a results file for reading.
+    """Open a results file for reading, after a process of its own has found nothing in it that could do harm.
 
     Raises
     ------
     StoreError
-        If there is no such file, it is not HDF5 or cut short, or it has another schema.
+        If there is no such file, it is not HDF5 or cut short, has another schema, leads to other files, holds more than
+        its bytes can stand for, or makes HDF5 crash.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,6 +55,7 @@ def open_results(path: Path | str) -> Iterator[h5py.File]:
         if path.name and parts_of(path).is_dir():
             hint = "; an unfinished run left its parts beside it: run the same command again to finish it"
         raise StoreError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{hint}")
+    _check_harmless(path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -59,11 +64,25 @@ def open_results(path: Path | str) -> Iterator[h5py.File]:
         with readable(path):
             found = file.attrs.get("schema")
             missing = [name for name in ("summary", "trajectories") if name not in file]
+            group = "trajectories" in file and isinstance(file["trajectories"], h5py.Group)
         if not isinstance(found, str) or found != SCHEMA:
-            raise StoreError(f"{path} has schema {found!r}; this version reads {SCHEMA!r}")
+            shown = repr(found) if isinstance(found, str) else type(found).__name__
+            raise StoreError(f"{path} has schema {shown:.60}; this version reads {SCHEMA!r}")
         if missing:
             raise StoreError(f"{path} has no /{missing[0]}: it was not written to its end")
+        if not group:
+            raise StoreError(f"{path} is damaged: /trajectories is not a group")
         yield file
+
+
+def _check_harmless(path: Path) -> None:
+    """Refuse a file that this process must not read."""
+    try:
+        faults = hdf5.inspect(path, max(LARGEST, 4 * path.stat().st_size))
+    except hdf5.BrokenDownError as error:
+        raise StoreError(f"{path} is damaged: it {error}") from None
+    for name, reason in sorted(faults.items()):
+        raise StoreError(f"{path}: {ascii(name) + ' ' if name else ''}{reason}")
 
 
 def _complaint(error: OSError) -> str:
@@ -83,8 +102,9 @@ def readable(path: Path) -> Iterator[None]:
     """Turn whatever HDF5 raises on damaged contents, within the block, into a StoreError that names `path`."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StoreError(f"{path} is damaged: {reason}") from None
 
 
 def read_summary(path: Path | str) -> np.ndarray:
@@ -97,8 +117,8 @@ def read_summary(path: Path | str) -> np.ndarray:
     """
     with open_results(path) as file, readable(Path(path)):
         summary = file["summary"][()]
-    if not isinstance(summary, np.ndarray) or summary.dtype.names != SUMMARY_DTYPE.names:
-        raise StoreError(f"{path}: /summary does not have the fields {', '.join(SUMMARY_DTYPE.names or ())}")
+    if not isinstance(summary, np.ndarray) or summary.dtype != SUMMARY_DTYPE or summary.ndim != 1:
+        raise StoreError(f"{path}: /summary is not a table of the fields {', '.join(SUMMARY_DTYPE.names or ())}")
     with readable(Path(path)):
         for name in ("trajectory", "method"):
             np.char.decode(summary[name], "ascii")
@@ -137,9 +157,19 @@ def read_trajectory(path: Path | str, name: str | None = None) -> tuple[dict[str
 
 
 def read_attrs(path: Path | str) -> dict[str, Any]:
-    """Read the root attributes: schema, gcref_version, command, config, complete, digest."""
+    """Read the root attributes: schema, gcref_version, command, config, complete, digest.
+
+    Raises
+    ------
+    StoreError
+        As `open_results`; if config is there and no text, or complete neither true nor false.
+    """
     with open_results(path) as file, readable(Path(path)):
-        return dict(file.attrs)
+        attrs = dict(file.attrs)
+    for name, kind in (("config", str), ("complete", np.bool_)):
+        if not isinstance(attrs.get(name, kind()), kind):
+            raise StoreError(f"{path} is damaged: its attribute {name} is of type {type(attrs[name]).__name__}")
+    return attrs
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
@@ -153,7 +183,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
     text = read_attrs(path).get("config")
     try:
         config = json.loads(text) if isinstance(text, str) else None
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or a number of too many digits, or nested too deeply
         config = None
     if not isinstance(config, dict) or not isinstance(config.get("schema"), str):
         raise StoreError(f"{path}: config must be a JSON object that names the study's schema, got {text!r:.60}")
@@ -184,7 +214,7 @@ def doubts(path: Path | str) -> list[str]:
 def _update(sha: Any, name: str, array: np.ndarray) -> None:
     """Add a named array to a hash: name, type, shape and bytes."""
     sha.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-    sha.update(np.ascontiguousarray(array).tobytes())
+    sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def _attributes(group: h5py.Group | h5py.Dataset) -> bytes:

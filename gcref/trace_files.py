@@ -16,7 +16,6 @@ two dimensions. Arrays of other names are left alone. Nothing is ever unpickled,
 import math
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,12 +26,15 @@ from typing import IO, Any, cast
 import h5py
 import numpy as np
 
+from gcref import hdf5
 from gcref.engine.trace import Array, Trace, check_traces, concatenate, first_bad_row
 from gcref.shards import replacing
 
 BATCH_BYTES = 1 << 26
-MOST = 1 << 30  # bytes of one example, or of one chunk of HDF5, which can only be read whole
+MOST = hdf5.MOST  # bytes of one example
+MOST_ROWS = 1 << 16  # examples in a batch: what is computed of each may be more than its traces
 _CHUNK = 1 << 20  # bytes of the largest chunk written; HDF5 keeps one so small at hand, so that it is read once
+_HEADER = 10_000  # bytes of a .npy header, NumPy's own limit
 _NAME = re.compile(r"[AD](0|[1-9]\d{0,5})")
 
 Blocks = list[tuple[int, int, int]]
@@ -51,7 +53,7 @@ class TraceFile:
         An HDF5 file or .npz archive of the arrays A0, D0, A1, D1, ... (see the module).
     batch_bytes : int, default 64 MiB
         About the memory of a batch; up to four times as much where HDF5 chunks are large, so that each is read once,
-        or a single example if that is larger, 1 GiB at most.
+        or a single example if that is larger, 256 MiB at most.
 
     Attributes
     ----------
@@ -83,14 +85,18 @@ class TraceFile:
             self.nbytes = sum(array.nbytes for array in arrays.values())
             self._rows = _rows(arrays, batch_bytes)
 
-    def __call__(self) -> Iterator[list[Trace]]:
-        """Yield the batches, in order: one Trace a block each."""
+    def __call__(self, piece: range | None = None) -> Iterator[list[Trace]]:
+        """Yield the batches, in order: one Trace a block each; of one of the `pieces` only, if it is given."""
         with _errors_told(self.path), _arrays_of(self.path) as arrays:
             n_examples, blocks = _check(arrays)
-            for start in range(0, n_examples, self._rows):
+            for start in range(0, n_examples, self._rows) if piece is None else [piece.start]:
                 stop = min(start + self._rows, n_examples)
                 names = [(f"A{block}", f"D{block}") for block in range(len(blocks))]
                 yield [Trace(arrays[a].read(start, stop), arrays[d].read(start, stop)) for a, d in names]
+
+    def pieces(self) -> list[range]:
+        """Return the examples of each batch: pieces of a pass that workers can read, each for itself."""
+        return [range(i, min(i + self._rows, self.n_examples)) for i in range(0, self.n_examples, self._rows)]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}): {self.n_examples} examples, blocks (T, I, O) {self.blocks}"
@@ -213,20 +219,11 @@ def _errors_told(path: Path) -> Iterator[None]:
     """Name the file in every complaint, and turn whatever its libraries raise on damaged ones into one sentence."""
     try:
         yield
-    except TraceFileError as error:
+    except (TraceFileError, hdf5.BrokenDownError) as error:
         raise TraceFileError(f"{path}: {error}") from None
     except PermissionError:
         raise TraceFileError(f"{path}: permission denied") from None
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        LookupError,
-        EOFError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:  # zipfile, NumPy and h5py fail in many ways on bytes that are not what they seem
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TraceFileError(f"{path}: cannot be read, it may be damaged: {reason}") from None
 
@@ -239,8 +236,9 @@ def _arrays_of(path: Path) -> Iterator[dict[str, _Array]]:
     with open(path, "rb") as handle:  # the one that names the reason if it cannot be read
         handle.read(1)
     if h5py.is_hdf5(path):
+        faults = hdf5.inspect(path)
         with h5py.File(path, "r") as file:
-            yield _of_hdf5(file)
+            yield _of_hdf5(file, faults)
     elif zipfile.is_zipfile(path):
         with ExitStack() as stack:
             yield _of_npz(stack.enter_context(zipfile.ZipFile(path)), stack)
@@ -248,40 +246,27 @@ def _arrays_of(path: Path) -> Iterator[dict[str, _Array]]:
         raise TraceFileError("is neither an HDF5 file nor an .npz archive, or it is cut short")
 
 
-def _of_hdf5(file: h5py.File) -> dict[str, _Array]:
-    """Return the arrays of an HDF5 file."""
+def _of_hdf5(file: h5py.File, faults: dict[str, str]) -> dict[str, _Array]:
+    """Return the arrays of an HDF5 file, unless there are `faults` in one of them, or the file."""
     names = [name for name in file if _NAME.fullmatch(name)]
     if not names:
         raise _no_arrays(list(file))
+    for name in ["", *names]:
+        if name in faults:
+            raise TraceFileError(f"{name} {faults[name]}".strip())
     return {name: _hdf5_array(file, name) for name in names}
 
 
 def _hdf5_array(file: h5py.File, name: str) -> _Array:
-    """Return an array of an HDF5 file, if it lies in this very file."""
+    """Return an array of an HDF5 file."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise TraceFileError(f"{name} is a link; an array in the file itself is expected")
     item = file[name]
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         raise TraceFileError(f"{name} is not an array; (N, T, columns) or (N, columns) is expected")
-    if item.is_virtual or item.external:
-        raise TraceFileError(f"{name} lies in other files; an array in the file itself is expected")
     _check_form(name, item.shape, item.dtype)
-    _check_written(name, item)
     large = item.chunks and math.prod(item.chunks) * item.dtype.itemsize > _CHUNK
     return _Array(name, item.shape, item.dtype, lambda start, stop: item[start:stop], item.chunks[0] if large else 1)
-
-
-def _check_written(name: str, item: h5py.Dataset) -> None:
-    """Raise if some of the numbers are only declared: HDF5 would make them up, and never run out of them."""
-    if item.chunks is None:
-        found, expected, unit = item.id.get_storage_size(), math.prod(item.shape) * item.dtype.itemsize, "bytes"
-    else:
-        if math.prod(item.chunks) * item.dtype.itemsize > MOST:
-            raise TraceFileError(f"{name} has chunks {item.chunks} of more than 1 GiB; smaller ones are expected")
-        counts = [-(-n // each) for n, each in zip(item.shape, item.chunks, strict=True)]
-        found, expected, unit = item.id.get_num_chunks(), math.prod(counts), "chunks"
-    if found != expected:
-        raise TraceFileError(f"{name} has {found} {unit}, but its shape {item.shape} needs {expected}")
 
 
 def _of_npz(archive: zipfile.ZipFile, stack: ExitStack) -> dict[str, _Array]:
@@ -292,6 +277,8 @@ def _of_npz(archive: zipfile.ZipFile, stack: ExitStack) -> dict[str, _Array]:
         if _NAME.fullmatch(name) and name != info.filename:
             if name in arrays:
                 raise TraceFileError(f"{name} is in the archive twice")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise TraceFileError(f"{name} is packed by another method than numpy.savez_compressed's")
             arrays[name] = _npz_array(name, stack.enter_context(archive.open(info)), info.file_size)
     if not arrays:
         raise _no_arrays([info.filename for info in archive.infolist()])
@@ -304,6 +291,9 @@ def _npz_array(name: str, stream: IO[bytes], file_size: int) -> _Array:
     version = np.lib.format.read_magic(stream)
     if version not in headers:
         raise TraceFileError(f"{name} has a header of version {version}; (1, 0) or (2, 0) is expected")
+    declared = int.from_bytes(stream.peek(4)[: 2 * version[0]], "little")  # type: ignore[attr-defined]
+    if declared > _HEADER:  # before NumPy makes room for it
+        raise TraceFileError(f"{name} has a header of {declared} bytes; at most {_HEADER} are expected")
     shape, fortran_order, dtype = headers[version](stream)
     _check_form(name, shape, dtype)
     if fortran_order:
@@ -326,7 +316,7 @@ def _npz_array(name: str, stream: IO[bytes], file_size: int) -> _Array:
 
 def _no_arrays(names: list[str]) -> TraceFileError:
     """Say what there is instead of traces."""
-    found = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "nothing"
+    found = ascii(names[:4])[1:-1] + (", ..." if len(names) > 4 else "") if names else "nothing"
     return TraceFileError(f"has no A0; arrays A0, D0, A1, D1, ... are expected, found {found}")
 
 
@@ -376,5 +366,5 @@ def _rows(arrays: dict[str, _Array], batch_bytes: int) -> int:
     if each > MOST:
         raise TraceFileError(f"one example has {each} bytes in all arrays together; at most {MOST} are expected")
     chunk = max(array.chunk_rows for array in arrays.values())
-    rows = max(1, batch_bytes // each, min(chunk, 4 * batch_bytes // each))
+    rows = min(max(1, batch_bytes // each, min(chunk, 4 * batch_bytes // each)), MOST_ROWS)
     return rows - rows % chunk if rows > chunk else rows

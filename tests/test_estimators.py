@@ -1,5 +1,8 @@
 """Estimators draw what they say, and are unbiased; their variance is the matter of test_variance."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -335,6 +338,30 @@ def test_a_batch_without_replacement_fits_the_data_set():
         gcref.SVRG(6).prepare(net, ds)
 
 
+def test_nothing_is_drawn_from_an_empty_data_set():
+    _, ds = enumeration.problem(5, SIZES, 0)
+    empty = SimpleNamespace(x=ds.x[:0], y=ds.y[:0])
+    for replacement in (False, True):
+        with pytest.raises(ValueError, match="batch_size=1 but the data set has 0 examples"):
+            gcref.MiniBatch(1, replacement).strata(empty)
+    gcref.MiniBatch(5).strata(ds)
+
+
+def test_only_fewer_draws_than_clusters_merge_any():
+    assert gcref.MiniBatch(2).merging == gcref.SVRG(2).merging == 0.0
+    assert [gcref.Stratified(LABELS, size).merging for size in (None, 3, 4)] == [0.0, 0.0, 0.0]
+    assert [gcref.Stratified(LABELS, size).merging for size in (1, 2)] == [1.0, pytest.approx(1 / 3, rel=1e-15)]
+
+
+def test_a_stratum_and_a_variance_stay_as_they_are():
+    for record, name in (
+        (gcref.estimators.Stratum(LABELS, 1, False), "n_draws"),
+        (gcref.Variance(1, 1, 1, 0), "average"),
+    ):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(record, name, 2)
+
+
 @pytest.mark.parametrize("method", ["closed-form", "monte-carlo"])
 @pytest.mark.parametrize("estimator", [gcref.SVRG(2), gcref.Stratified(gcref.GradientClustering(2))], ids=repr)
 def test_what_must_be_prepared_says_so(estimator, method):
@@ -362,13 +389,14 @@ def test_labels_are_a_vector_of_integers(labels, message):
         gcref.Stratified(labels)
 
 
-def test_there_is_one_label_an_example():
-    net, ds = enumeration.problem(5, SIZES, 0)
+@pytest.mark.parametrize("n_examples", [5, 6, 8])
+def test_there_is_one_label_an_example(n_examples):
+    net, ds = enumeration.problem(n_examples, SIZES, 0)
     for use in (
         lambda e: e.sample(net, ds, np.random.default_rng(0)),
         lambda e: gcref.variance(e, net, ds),
     ):
-        with pytest.raises(ValueError, match="labels of 7 examples; the data set has 5"):
+        with pytest.raises(ValueError, match=f"labels of 7 examples; the data set has {n_examples}"):
             use(gcref.Stratified(LABELS))
 
 

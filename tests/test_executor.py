@@ -7,7 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from gcref import executor
+from gcref import cores, executor
 
 PARENT = """
 import os, sys, time
@@ -20,9 +20,9 @@ if __name__ == "__main__":
 
 
 def test_cores_are_those_this_process_may_use():
-    assert 1 <= executor.n_cores() <= (os.cpu_count() or 1)
+    assert 1 <= cores.n_cores() <= (os.cpu_count() or 1)
     if hasattr(os, "sched_getaffinity"):
-        assert executor.n_cores() == len(os.sched_getaffinity(0))
+        assert cores.n_cores() == len(os.sched_getaffinity(0))
 
 
 def test_workers_see_one_thread_and_the_parent_is_left_as_it_was(monkeypatch):
@@ -30,9 +30,9 @@ def test_workers_see_one_thread_and_the_parent_is_left_as_it_was(monkeypatch):
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     before = dict(os.environ)
     with executor.process_pool(1) as pool:
-        found = {name: pool.submit(os.getenv, name).result() for name in executor.THREAD_VARIABLES}
+        found = {name: pool.submit(os.getenv, name).result() for name in cores.THREAD_VARIABLES}
         pid = pool.submit(os.getpid).result()
-    assert found == dict.fromkeys(executor.THREAD_VARIABLES, "1")
+    assert found == dict.fromkeys(cores.THREAD_VARIABLES, "1")
     assert pid != os.getpid()
     assert dict(os.environ) == before
 

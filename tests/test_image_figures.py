@@ -483,7 +483,7 @@ class TestAwkwardNumbers:
         figure = figure3([make(points=1)])
         figure.draw_without_rendering()
         (dot, *_) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-        assert dot.get_xydata().tolist() == [[0.0, 1e-4]]
+        assert dot.get_xydata() == pytest.approx(np.array([[0.0, 1e-4]]), rel=1e-12)
 
     def test_an_iteration_axis_has_room_for_its_labels(self):
         figure = figure3([make(points=801, dataset="cifar10", model="resnet8"), PLAIN])

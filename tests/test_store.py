@@ -1,8 +1,8 @@
+import errno
 import os
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -475,21 +475,69 @@ def test_a_summary_of_other_bytes(results):
 
 
 def test_a_full_disk_is_one_sentence(path, monkeypatch):
-    def full(file):
-        raise RuntimeError("Can't decrement id ref count (file write failed)\nmuch more")
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     shards.claim(path, CONFIG)
     shards.write_shard(store.parts_of(path), "a", ATTRS, arrays())
-    monkeypatch.setattr(shards, "root_digest", full)
-    with pytest.raises(
-        OSError, match=r"results\.h5 cannot be written: Can't decrement id ref count \(file write failed\)$"
-    ):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"results\.h5 cannot be written: No space left on device$"):
         shards.merge(path, ["a"], attrs(), rows)
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
-    with pytest.raises(OSError, match="no space left on the disk"):
-        shards.merge(path, ["a"], attrs(), rows)
+    with pytest.raises(OSError, match=r"/b\.h5 cannot be written: No space left on device$"):
+        shards.write_shard(store.parts_of(path), "b", ATTRS, arrays())
     assert shards.present(store.parts_of(path)) == {"a"}
     assert not path.exists()
+
+
+def test_a_full_disk_while_an_unfinished_file_is_taken_apart_leaves_it(results, monkeypatch):
+    with h5py.File(results, "r+") as file:
+        file.attrs["complete"] = False
+    before = results.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "fsync", full)
+        with pytest.raises(store.StoreError, match=r"results\.h5 cannot be written: No space left on device$"):
+            shards.claim(results, CONFIG)
+    assert results.read_bytes() == before
+    assert not shards.claim(results, CONFIG)
+    assert shards.finished(store.parts_of(results), ["a", "b"]) == ["a", "b"]
+
+
+def test_a_machine_that_fails_is_no_damaged_shard(path, monkeypatch):
+    def fail(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    shards.claim(path, CONFIG)
+    shards.write_shard(store.parts_of(path), "a", ATTRS, arrays())
+    with monkeypatch.context() as context:
+        context.setattr(Path, "read_bytes", fail)
+        with pytest.raises(PermissionError):
+            shards.finished(store.parts_of(path), ["a"])
+    assert shards.finished(store.parts_of(path), ["a"]) == ["a"]
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_a_shard_is_known_by_its_name_and_every_byte(path, lasting):
+    shards.claim(path, CONFIG)
+    parts = store.parts_of(path)
+    shards.write_shard(parts, "a", ATTRS, arrays(), lasting)
+    data = (parts / "a.h5").read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.integers(len(data), size=40):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        (parts / "a.h5").write_bytes(changed)
+        assert shards.finished(parts, ["a"]) == []
+        assert not (parts / "a.h5").exists()
+    (parts / "b.h5").write_bytes(data)
+    assert shards.finished(parts, ["b"]) == []
+    (parts / "a.h5").write_bytes(data)
+    assert shards.finished(parts, ["a"]) == ["a"]
+    _, found = shards.read_shard(parts, "a")
+    assert {name: array.tolist() for name, array in found.items()} == {k: v.tolist() for k, v in arrays().items()}
 
 
 def test_doubts(results):

@@ -18,7 +18,7 @@ from gcref.engine.network import Network
 from gcref.engine.trace import Trace
 from gcref.validation import enumeration
 
-MODULE = importlib.import_module("gcref.variance")
+MODULE = importlib.import_module("gcref.closed_form")
 
 
 def explicit(net, ds):
@@ -282,7 +282,7 @@ def test_sums_are_float64_where_traces_are_float32(spread):
     assert_is(gcref.variance(estimator, net, ds), coordinates(estimator, ds, G), G, rtol=rtol)
 
 
-@pytest.mark.parametrize("cancels", [False, True])
+@pytest.mark.parametrize("cancels", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_memory_is_a_few_vectors(cancels):
     rng = np.random.default_rng(0)
     N, K = 2400, 600

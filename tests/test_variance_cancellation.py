@@ -14,7 +14,7 @@ from gcref.engine.network import Network
 from gcref.engine.pooling import GlobalAvgPool
 from gcref.validation import enumeration
 
-MODULE = importlib.import_module("gcref.variance")
+MODULE = importlib.import_module("gcref.closed_form")
 EVERY_MODEL = pytest.mark.parametrize("model", MODELS)
 KINDS = ["SG-B", "SVRG", "labels", "fewer draws", "further draws"]
 

@@ -12,7 +12,7 @@ from gcref.data import Dataset
 from gcref.kernels import threads
 from gcref.validation import enumeration
 
-MODULE = importlib.import_module("gcref.variance")
+MODULE = importlib.import_module("gcref.closed_form")
 
 
 def peak(run):

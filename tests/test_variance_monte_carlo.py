@@ -44,9 +44,9 @@ def test_draws_of_any_number_from_many_clusters_vary_as_the_closed_form_says(bat
         assert z_score(squared, gcref.variance(gcref.Stratified(labels, other), net, ds).average) > 5
 
 
-@pytest.mark.parametrize("make", [ESTIMATORS["SG-B"], ESTIMATORS["labels"], ESTIMATORS["SVRG"]])
-def test_the_standard_error_is_that_of_the_average(make):
-    net, ds = prepared(estimator := make())
+@pytest.mark.parametrize("name", ["SG-B", *(pytest.param(n, marks=pytest.mark.slow) for n in ("labels", "SVRG"))])
+def test_the_standard_error_is_that_of_the_average(name):
+    net, ds = prepared(estimator := ESTIMATORS[name]())
     T = 40
     found = [gcref.variance(estimator, net, ds, method="monte-carlo", n_estimates=T, rng=seed) for seed in range(300)]
     claimed = np.sqrt(np.mean([f.standard_error**2 for f in found]))

@@ -162,14 +162,20 @@ def estimates(estimator: Estimator, G: Vector, G_snapshot: Vector) -> Vector:
 # ------------------------------------------------------------------------------------------------ definitions
 
 
+def _deviations(draws: Vector) -> Vector:
+    """Draws less their mean; less the first draw before, so that equal ones leave 0 and not their mean's rounding."""
+    shifted = draws - draws[0]
+    return shifted - shifted.mean(axis=0)
+
+
 def average_variance(draws: Vector) -> float:
     """Average over coordinates of the variance among the draws (draws, d)."""
-    return float(((draws - draws.mean(axis=0)) ** 2).mean())
+    return float((_deviations(draws) ** 2).mean())
 
 
 def normalized_variance(draws: Vector, full: Vector) -> float:
     """Average over coordinates of V_j / (V_j + ḡ_j²), 0/0 = 0, with ḡ = `full` (d,)."""
-    V = ((draws - draws.mean(axis=0)) ** 2).mean(axis=0)
+    V = (_deviations(draws) ** 2).mean(axis=0)
     shares = [V[j] / (V[j] + full[j] ** 2) if V[j] > 0 else 0.0 for j in range(len(full))]
     return float(sum(shares) / len(shares))
 

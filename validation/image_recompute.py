@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from gcref.engine.network import Network
 from gcref.estimators import SVRG, Estimator, MiniBatch, Stratified
 from gcref.studies.image_data import ImageData, build
+from gcref.studies.image_run import ImageRun
 from gcref.studies.methods import clustered
 from gcref.studies.teacher import stream
 from gcref.validation import image_moments
+from gcref.validation.clusterings import balanced
 from gcref.validation.explicit import Numbers
 from gcref.validation.image_moments import Found
 from gcref.validation.image_numbers import SLACK, Rounding, fit_numbers, outputs, variance_numbers
@@ -46,7 +48,7 @@ class Recomputation:
         n = len(data.train)
         self.every_one = n <= n_examples or n * self.initial.n_parameters <= LARGEST
         self.eps = float(np.finfo(self.run.precision).eps)
-        self.checks = new_checks(self.run.precision, self.run.method, 0 if self.every_one else n_examples)
+        self.checks = new_checks(self.run, 0 if self.every_one else n_examples)
         self._origin: Snapshot = {}
         self._labels: tuple[int, Snapshot] = -1, {}
         self._drawn: list[Drawn] = []
@@ -136,6 +138,8 @@ class Recomputation:
         for numbers in parts:
             for name, value in numbers.values.items():
                 self._compare("snapshots", iteration, name, value, numbers.floors[name])
+        if "exchange" in self.run.methods and self.run.refreshes(iteration):
+            self._check_exchange(iteration, net, found.clusterings["exchange"].phi, exact.floors["variance/exchange"])
         if not self.every_one:
             self._check_gradients(iteration, net)
 
@@ -181,6 +185,27 @@ class Recomputation:
             name, phi = f"variance/{method}", found.clusterings[method].phi
             stored, floor = self.trajectory.stored(name, iteration) * unit, exact.floors[name] * unit
             self.checks["objective"].compare(self.run.id, f"N²·d·{name}", [iteration], stored, phi, floor)
+
+    def _check_exchange(self, iteration: int, net: Network, phi: float, floor: float) -> None:
+        """Φ of the labels that exchange found at a refresh, at its gradients, is not above Φ of those it began with.
+
+        `phi` is that of the snapshot's own labels: found here at 0, where balanced ones were the start; later those
+        that it began with, and the next snapshot has the new ones.
+        """
+        later = [i for i in self.trajectory.snapshots if i > iteration]
+        if iteration and not later:
+            return
+        size, n = self.run.batch_size, len(self.data.train)
+        other = self.trajectory.read(later[0])["labels/exchange"] if iteration else balanced(n, size, self.run.seed)
+        make = image_moments.written_out if self.every_one else image_moments.by_closed_forms
+        source, step = make(net, None, self.data.train)
+        _, within = image_moments.gather(source, step, other, net.n_parameters)
+        before, after = (phi, within.phi) if iteration else (within.phi, phi)
+        unit = n**2 * net.n_parameters
+        highest = max(after, before)  # how far Φ fell is no matter
+        self.checks["exchange: objective"].compare(
+            self.run.id, "Φ of labels/exchange", [iteration], highest, before, 2 * floor * unit
+        )
 
     def _check_gradients(self, iteration: int, net: Network) -> None:
         """The gradients that the sums are made of, of some examples, against those of each example alone."""
@@ -236,27 +261,29 @@ def labels_of(snapshot: Snapshot) -> Snapshot:
     return {name.removeprefix("labels/"): a for name, a in snapshot.items() if name.startswith("labels/")}
 
 
-def new_checks(precision: str, method: str, n_examples: int) -> dict[str, Check]:
+def new_checks(run: ImageRun, n_examples: int) -> dict[str, Check]:
     """Make the checks, in the order of the table.
 
     Parameters
     ----------
-    precision : {"float32", "float64"}
-    method : {"closed-form", "monte-carlo"}
+    run : ImageRun
     n_examples : int
         Whose gradients are written out beside the sums over all; 0 if all are written out.
     """
-    rtol = RTOL[precision]
+    rtol = RTOL[run.precision]
     how = "sums over all examples" if n_examples else "explicit per-example gradients"
     checks = [
         Check("parameters", "θ at 0 is the initial draw, θ̃ is θ at the last refresh, labels last until the next"),
         Check("replay", "plain SGD arrives at the first θ (relative to max |θ|)", RTOL_THETA),
         Check("snapshots", f"every number at a snapshot, from {how} in float64", rtol),
     ]
-    if method == "closed-form":
+    if run.method == "closed-form":
         checks.append(Check("objective", "Φ of the labels, from the same, is N²·d·V", rtol))
     else:
         checks.append(Check("draws", "every estimate at a snapshot, from the same draws in float64", rtol))
+    if "exchange" in run.methods:
+        what = "Φ of new labels is never above that of those before, at the refresh's gradients"
+        checks.append(Check("exchange: objective", what, rtol))
     if n_examples:
         what = f"those of {n_examples} random examples in the sums, against plain backpropagation"
         checks.append(Check("gradients", what, RTOL["float64"]))

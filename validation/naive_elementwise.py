@@ -133,3 +133,10 @@ def accumulate(total: np.ndarray, part: np.ndarray) -> None:
     """Add part to total."""
     for j in range(len(total)):
         total[j] += float(part[j])
+
+
+def accumulate_scaled(total: np.ndarray, part: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
+    """Add part_ij rows_i columns_j to total."""
+    for i in range(len(total)):
+        for j in range(total.shape[1]):
+            total[i, j] += float(part[i, j]) * float(rows[i]) * float(columns[j])

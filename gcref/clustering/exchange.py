@@ -6,6 +6,7 @@ import numpy as np
 
 from gcref.clustering.alternating import Run, stream
 from gcref.kernels.device import here
+from gcref.kernels.threads import product
 
 STILL = 0.001  # a sweep that moves less than this share of the examples is the last
 
@@ -120,7 +121,7 @@ def neighbours(sizes: np.ndarray, e: np.ndarray, s: np.ndarray, n_candidates: in
     means = s / sizes[:, None]
     norms = np.einsum("kd,kd->k", means, means)
     # join_cost at g = c_a: n_b ‖c_a‖² + e_b − 2 ⟨s_b, c_a⟩
-    cost = norms[:, None] * sizes + e - 2.0 * (means @ s.T)
+    cost = norms[:, None] * sizes + e - 2.0 * product(means, s.T)
     np.fill_diagonal(cost, np.inf)
     near = np.argpartition(cost, n_candidates - 1, axis=1)[:, :n_candidates]
     return np.sort(near, axis=1)

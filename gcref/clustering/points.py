@@ -8,6 +8,7 @@ from gcref.clustering.alternating import Points, Products, objective_from_produc
 from gcref.clustering.exchange import Exchangeable
 from gcref.clustering.gram import center
 from gcref.kernels.device import here
+from gcref.kernels.threads import product
 
 
 class ExactPoints(Points, Protocol):
@@ -28,15 +29,18 @@ class ExactPoints(Points, Protocol):
         """‖g_i − g_j‖², (N, N)."""
 
 
+_LARGE = 1e37  # a squared norm from which float32's products may overflow
+
+
 class ExplicitPoints:
     """Gradients (N, d); a centre is their mean, shape (d,)."""
 
     form = "explicit"
 
     def __init__(self, G: np.ndarray) -> None:
-        self.G = G
         self.n_parameters = G.shape[1]
         self.sq_norms = here.row_sq_norms(G)
+        self.G = G.astype(np.float64) if self.sq_norms.max(initial=0) > _LARGE else G
 
     def centers(self, labels: np.ndarray, n_clusters: int) -> np.ndarray:
         """Eq. 4."""
@@ -45,7 +49,7 @@ class ExplicitPoints:
     def products(self, centers: np.ndarray) -> Products:
         """One matrix product in the dtype of the gradients."""
         C = centers.astype(self.G.dtype, copy=False)
-        return here.row_sq_norms(C), self.G @ C.T
+        return here.row_sq_norms(C), product(self.G, C.T)
 
     def objective(self, labels: np.ndarray, centers: np.ndarray) -> tuple[float, None]:
         """Φ from the differences g_i − C_k, in which nothing cancels."""

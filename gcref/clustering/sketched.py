@@ -1,5 +1,6 @@
 """SketchedClustering: exchange on sketches of the gradients, after one pass over the data."""
 
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ class SketchedClustering(Clusterer):
         self.device = device
 
     @on_device
-    def fit(self, traces: Any) -> "SketchedClustering":
+    def fit(self, traces: Any, executor: Executor | None = None) -> "SketchedClustering":
         """Cluster the examples of `traces`.
 
         Parameters
@@ -116,6 +117,8 @@ class SketchedClustering(Clusterer):
         traces : list of Trace, list of such lists, callable, or Sketches
             The traces of one pass; or batches, in order; or a function without arguments that yields the batches,
             called once. Or sketches made before, of ``dim + check_dim`` numbers.
+        executor : concurrent.futures.Executor, optional
+            What makes the sketches, piece by piece; see `gcref.Sketches.add`. The sweeps are made here.
 
         Returns
         -------
@@ -131,7 +134,7 @@ class SketchedClustering(Clusterer):
             examples or blocks, a number is not finite, or a warm start finds labels of other examples.
         """
         self._check_params()
-        sketches = traces if isinstance(traces, Sketches) else self._new_sketches().add(traces)
+        sketches = traces if isinstance(traces, Sketches) else self._new_sketches().add(traces, executor)
         self._check_sketches(sketches)
         start = self._start_labels(len(sketches))
         done = self._iterations_done()

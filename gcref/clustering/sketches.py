@@ -1,6 +1,8 @@
 """Sketches of per-example gradients: a few numbers each, whose inner products are unbiased for the gradients'."""
 
+import zipfile
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from gcref.clustering.base import NotFiniteError, check_integer
 from gcref.clustering.passes import Passes
 from gcref.engine.algebra import add_sketch
 from gcref.engine.trace import Trace
+from gcref.executor import in_order, share
 
 Blocks = list[tuple[int, int, int]]
 
@@ -71,13 +74,17 @@ class Sketches:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(dim={self.dim}, seed={self.seed}): {len(self)} examples"
 
-    def add(self, traces: Any) -> "Sketches":
+    def add(self, traces: Any, executor: Executor | None = None) -> "Sketches":
         """Append the sketches of further examples, by one pass over their traces.
 
         Parameters
         ----------
         traces : list of Trace, list of such lists, or callable
             The traces of one pass; or batches, in order; or a function without arguments that yields the batches.
+        executor : concurrent.futures.Executor, optional
+            What makes the sketches of pieces of the pass, such as `gcref.executor.dask_pool`. `traces` then has
+            ``pieces()``, which returns ranges of examples, and yields the batches of one of them when called with it,
+            as a `gcref.trace_files.TraceFile` does. The numbers are the same to the last bit.
 
         Returns
         -------
@@ -89,7 +96,10 @@ class Sketches:
         TypeError, ValueError
             If `traces` is nothing of the kind, of other blocks than those before, or not finite.
         """
-        found = self._sketch(traces, len(self))
+        if executor is None:
+            found = self._sketch(traces, len(self))
+        else:
+            found = self._sketch_elsewhere(traces, executor)
         self.values = np.concatenate([self.values, found]) if len(self) else found
         return self
 
@@ -152,6 +162,20 @@ class Sketches:
         self.blocks = passes.blocks
         return values
 
+    def _sketch_elsewhere(self, traces: Any, executor: Executor) -> NDArray[np.float64]:
+        """Return the sketches of `traces`, piece by piece from the workers of `executor`."""
+        if not hasattr(traces, "pieces"):
+            raise TypeError(f"traces is a {type(traces).__name__}; with an executor, one that has pieces() is expected")
+        context = share(executor, (self.dim, self.seed, self.blocks, traces))
+        pieces = traces.pieces()
+        values = np.empty((sum(map(len, pieces)), self.dim))
+        rows = iter(np.split(values, np.cumsum([len(piece) for piece in pieces])[:-1]))
+        for found, blocks in in_order(executor, _sketch_piece, context, pieces):
+            self._check_blocks(blocks)
+            self.blocks = blocks
+            next(rows)[:] = found
+        return values
+
     def _of_batch(self, batch: Sequence[Trace]) -> NDArray[np.float64]:
         """Return the sketches of one batch."""
         out = np.zeros((batch[0].n_examples, self.dim))
@@ -177,6 +201,14 @@ class Sketches:
         """Raise if the traces have other parameter blocks than those before."""
         if self.blocks and self.blocks != blocks:
             raise ValueError(f"traces has blocks (T, I, O) {blocks} but the sketches are of {self.blocks}")
+
+
+def _sketch_piece(context: tuple[int, int, Blocks, Any], piece: range) -> tuple[NDArray[np.float64], Blocks]:
+    """Return the sketches of one piece of a pass, and the blocks of its traces."""
+    dim, seed, blocks, traces = context
+    sketches = Sketches(dim, seed)
+    sketches.blocks = blocks
+    return sketches._sketch(lambda: traces(piece), piece.start), sketches.blocks
 
 
 def dim_for(accuracy: float) -> int:
@@ -207,13 +239,17 @@ def _check_finite(values: np.ndarray, before: int) -> None:
 
 def _read_archive(path: str | Path) -> dict[str, np.ndarray]:
     """Return the arrays of a saved file."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in _FIELDS}
-    except OSError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} does not hold sketches: {error}") from None
-    if any(arrays[name].ndim != ndim for name, ndim in _FIELDS.items()):
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path} is not a file")
+    with Path(path).open("rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                if any(info.compress_type != zipfile.ZIP_STORED for info in archive.zip.infolist()):
+                    raise ValueError("its arrays are compressed, so that they could be of any size")
+                arrays = {name: archive[name] for name in _FIELDS}
+        except Exception as error:  # zipfile and NumPy fail in many ways on bytes that are not what they seem
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{path} does not hold sketches: {reason}") from None
+    if any(getattr(arrays[name], "ndim", None) != ndim for name, ndim in _FIELDS.items()):
         raise ValueError(f"{path} holds arrays of other types or shapes than sketches have")
     return arrays

@@ -10,6 +10,7 @@ from gcref.engine.trace import Array, Trace, check_traces
 from gcref.kernels import moments
 from gcref.kernels.device import here
 from gcref.kernels.elementwise import accumulate
+from gcref.kernels.threads import product
 
 _NUMBERS = 1 << 22  # of patches or gradients, held at once
 
@@ -45,7 +46,7 @@ def sq_norms(trace: Trace) -> NDArray[np.float64]:
             out[rows] = here.row_sq_norms(part.gradients().reshape(part.n_examples, part.n_parameters))
         else:
             out[rows] = here.sq_norms(part.A, part.D)
-    return out
+    return np.maximum(out, 0.0)  # Eq. 9's terms may cancel and leave less than nothing
 
 
 def inner_products(trace: Trace, c: Array, d: Array) -> NDArray[np.float64]:
@@ -130,7 +131,7 @@ def add_sketch(trace: Trace, R: Array, Q: Array, out: NDArray[np.float64]) -> No
 
 def _projections(D: Array, Q: Array) -> Array:
     """Q D_it, (B, T, m), by one matrix product instead of one an example; Q (m, O)."""
-    return (D.reshape(-1, D.shape[2]) @ Q.T).reshape(*D.shape[:2], len(Q))
+    return product(D.reshape(-1, D.shape[2]), Q.T).reshape(*D.shape[:2], len(Q))
 
 
 def add_moments(trace: Trace, total: NDArray[np.float64], squares: NDArray[np.float64]) -> None:
@@ -142,8 +143,8 @@ def add_moments(trace: Trace, total: NDArray[np.float64], squares: NDArray[np.fl
     if trace.n_positions <= 2:
         A, D = trace.A, trace.D
         n = trace.n_examples * trace.n_positions
-        product = A.reshape(n, trace.n_inputs).T @ D.reshape(n, trace.n_outputs)
-        accumulate(total, product.reshape(-1))
+        sums = product(A.reshape(n, trace.n_inputs).T, D.reshape(n, trace.n_outputs))
+        accumulate(total, sums.reshape(-1))
         moments.second_moment(A, D, out=squares.reshape(trace.n_inputs, trace.n_outputs))
         return
     for rows in _chunks(trace, True):

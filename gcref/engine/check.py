@@ -1,9 +1,12 @@
 """check_gradients: for people who add a layer or a loss."""
 
+from numbers import Real
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gcref.engine.network import Block, Network
+from gcref.engine.convolution import at_least
+from gcref.engine.network import Block, Network, seed_sequence
 from gcref.engine.trace import Array, Trace
 
 
@@ -68,11 +71,12 @@ def check_gradients(
     """
     if np.size(y) == 0:
         raise ValueError("y is empty; at least one example is needed")
-    for name, value in (("n_coordinates", n_coordinates), ("step", step), ("rtol", rtol)):
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; a positive number is expected")
+    n_coordinates = at_least(n_coordinates, "n_coordinates", 1)
+    for name, value in (("step", step), ("rtol", rtol)):
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < np.inf:
+            raise ValueError(f"{name} is {value!r}; a positive number is expected")
     checker = _Checker(net.copy(dtype="float64"), x, y, step, rtol)
-    checker.run(n_coordinates, np.random.default_rng(seed))
+    checker.run(n_coordinates, np.random.default_rng(seed_sequence(seed)))
     return checker.worst
 
 

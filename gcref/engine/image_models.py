@@ -49,7 +49,7 @@ def cnn(
     ValueError
         If an argument is out of its range.
     """
-    in_shape, n_classes = _checked(in_shape, n_classes, norm, width, smallest=4)
+    in_shape, n_classes, width = _checked(in_shape, n_classes, norm, width, smallest=4)
     height, columns, channels = in_shape
     layers: list[Layer] = [
         *_conv(channels, width, 5, norm, padding=2), ReLU(), MaxPool2d(2),
@@ -143,7 +143,7 @@ def resnet18(
     times `width` channels, shortcuts projected by a 1×1 convolution where the shape changes, the mean over positions,
     and a fully connected layer.
     """
-    in_shape, n_classes = _checked(in_shape, n_classes, norm, width)
+    in_shape, n_classes, width = _checked(in_shape, n_classes, norm, width)
     layers: list[Layer] = [
         *_conv(in_shape[2], width, 7, norm, stride=2, padding=3), ReLU(), MaxPool2d(3, stride=2, padding=1)
     ]  # fmt: skip
@@ -170,7 +170,7 @@ def _cifar_resnet(
     width: int,
 ) -> Network:
     """Three stages of `n_blocks` blocks; shortcuts that subsample and zero-pad."""
-    in_shape, n_classes = _checked(in_shape, n_classes, norm, width)
+    in_shape, n_classes, width = _checked(in_shape, n_classes, norm, width)
     layers: list[Layer] = [*_conv(in_shape[2], width, 3, norm, padding=1), ReLU()]
     channels = width
     for stage in range(3):
@@ -195,7 +195,9 @@ def _conv(n_in: int, n_out: int, kernel: int, norm: str | None, stride: int = 1,
     return [conv] if norm is None else [conv, BatchNorm2d(n_out)]
 
 
-def _checked(in_shape: Shape, n_classes: int, norm: str | None, width: int, smallest: int = 1) -> tuple[Shape, int]:
+def _checked(
+    in_shape: Shape, n_classes: int, norm: str | None, width: int, smallest: int = 1
+) -> tuple[Shape, int, int]:
     """Read the arguments that all models share."""
     try:
         height, columns, channels = in_shape
@@ -206,7 +208,6 @@ def _checked(in_shape: Shape, n_classes: int, norm: str | None, width: int, smal
         at_least(columns, "in_shape[1]", smallest),
         at_least(channels, "in_shape[2]", 1),
     )
-    at_least(width, "width", 1)
-    if norm not in (None, "batch"):
+    if norm is not None and (not isinstance(norm, str) or norm != "batch"):
         raise ValueError(f"norm is {norm!r}; None or 'batch' is expected")
-    return shape, at_least(n_classes, "n_classes", 1)
+    return shape, at_least(n_classes, "n_classes", 1), at_least(width, "width", 1)

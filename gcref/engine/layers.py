@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from gcref.engine.trace import Array, Trace
 from gcref.kernels.elementwise import mask, relu
+from gcref.kernels.threads import product
 
 
 class Layer:
@@ -139,7 +140,7 @@ class Linear(Layer):
         if x.ndim != 2 or x.shape[1] != self.n_in:
             raise ValueError(f"x has shape {x.shape}; {self!r} expects (B, {self.n_in})")
         (theta,) = weights
-        out = x @ theta[: self.n_in]
+        out = product(x, theta[: self.n_in])
         if self.bias:
             out += theta[-1]
         return out, x
@@ -155,10 +156,10 @@ class Linear(Layer):
         """Write ∂loss/∂W = xᵀ dout and ∂loss/∂b = Σ_i dout_i; return ∂loss/∂x = dout Wᵀ."""
         (theta,) = weights
         if grads is not None:
-            np.matmul(cache.T, dout, out=grads[0][: self.n_in])
+            product(cache.T, dout, out=grads[0][: self.n_in])
             if self.bias:
                 np.sum(dout, axis=0, out=grads[0][-1])
-        return dout @ theta[: self.n_in].T if need_dx else None
+        return product(dout, theta[: self.n_in].T) if need_dx else None
 
     def traces(self, dout: Array, cache: Array) -> list[Trace]:
         """Return A = (x, 1) and D = dout."""
@@ -229,7 +230,7 @@ class RandomFeatures(Layer):
         n_in = len(self.features)
         if x.ndim != 2 or x.shape[1] != n_in:
             raise ValueError(f"x has shape {x.shape}; {self!r} expects (B, {n_in})")
-        out = x @ self.features.astype(x.dtype, copy=False)
+        out = product(x, self.features.astype(x.dtype, copy=False))
         return np.maximum(out, 0, out=out), None
 
     def backward(

@@ -118,7 +118,7 @@ def _check_labels(y: NDArray, n_classes: int) -> NDArray:
     if labels.size == 0:
         return labels.astype(np.intp)
     if labels.dtype.kind not in "iub":
-        raise ValueError(f"y has dtype {labels.dtype}, first value {labels.flat[0].item()!r}; {expected}")
+        raise ValueError(f"y has dtype {labels.dtype}, first value {labels.ravel()[:1].tolist()[0]!r}; {expected}")
     lowest, highest = labels.min(), labels.max()
     if lowest < 0 or highest >= n_classes:
         raise ValueError(f"y has the value {lowest if lowest < 0 else highest}; {expected}")

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from gcref.engine.layers import Layer, Linear, RandomFeatures, ReLU
 from gcref.engine.losses import Logistic, Loss, SoftmaxCrossEntropy
-from gcref.engine.network import Network, seed_sequence
+from gcref.engine.network import Network, float_dtype, seed_sequence
 from gcref.engine.pooling import Flatten
 from gcref.engine.trace import Array
 
@@ -108,9 +108,10 @@ def random_features(
     """
     n_features, n_hidden = _size(n_features, "n_features"), _size(n_hidden, "n_hidden")
     heads: dict[str, tuple[int, Loss]] = {"softmax": (2, SoftmaxCrossEntropy()), "logistic": (1, Logistic())}
-    if head not in heads:
+    if not isinstance(head, str) or head not in heads:
         raise ValueError(f"head is {head!r}; 'softmax' or 'logistic' is expected")
     n_outputs, loss = heads[head]
+    dtype = float_dtype(dtype)
     features_rng, head_rng = [np.random.default_rng(s) for s in seed_sequence(seed).spawn(2)]
     features = unit_columns(features_rng, n_features, n_hidden).astype(dtype, copy=False)
     net = Network([RandomFeatures(features), Linear(n_hidden, n_outputs)], loss, seed, dtype)

@@ -1,17 +1,19 @@
 """Network: a chain of layers and a loss over one flat parameter vector."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from gcref.engine.chain import Chain
+from gcref.engine.convolution import at_least
 from gcref.engine.costs import Costs
 from gcref.engine.layers import Layer
 from gcref.engine.losses import Loss
-from gcref.engine.trace import Array, Trace, first_bad_row
+from gcref.engine.trace import Array, Trace, first_bad_row, read_array
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Network:
         self.chain = Chain(layers)
         self.layers = self.chain.layers
         self.loss = loss
-        self.dtype = _float_dtype(dtype)
+        self.dtype = float_dtype(dtype)
         self.blocks = _blocks(self.chain)
         if not self.blocks:
             raise ValueError("layers has no trainable parameters; at least one layer with a weight is expected")
@@ -92,7 +94,7 @@ class Network:
     def theta(self, value: ArrayLike) -> None:
         if value is self._theta:  # what `net.theta -= step` ends with
             return
-        new = np.asarray(value)
+        new = read_array("theta", value)
         if new.shape != self._theta.shape:
             raise ValueError(f"theta has shape {new.shape}; {self._theta.shape} is expected")
         self._theta[:] = new
@@ -104,7 +106,7 @@ class Network:
 
     @running.setter
     def running(self, value: ArrayLike) -> None:
-        new = np.asarray(value)
+        new = read_array("running", value)
         if new.shape != self._running.shape:
             raise ValueError(f"running has shape {new.shape}; {self._running.shape} is expected")
         self._running[:] = new
@@ -167,15 +169,16 @@ class Network:
         Raises
         ------
         ValueError
-            If x, y, weights or out has an unexpected shape, type or value.
+            If x, y, weights or out has an unexpected shape, type or value; the network is then as it was.
         """
         x = self._check_x(x)
         y = _check_y(y, len(x))
         w = self._check_weights(weights, len(x))
         gradient = self._check_out(out)
         forward = self.chain.forward_training if training else self.chain.forward
-        logits, caches = forward(x, self._all_weights)
-        losses, dout = self.loss(logits, y)
+        with self._running_restored_on_error():
+            logits, caches = forward(x, self._all_weights)
+            losses, dout = self.loss(logits, y)
         dout *= w[:, None]
         self.chain.backward(dout, caches, self._all_weights, self._views(gradient), need_dx=False)
         return float(np.sum(losses * w, dtype=np.float64)), gradient
@@ -235,9 +238,11 @@ class Network:
         ValueError
             If n_clusters is below 1, or the network does not take examples of that shape.
         """
-        if n_clusters < 1:
-            raise ValueError(f"n_clusters is {n_clusters}; at least 1 is expected")
-        traces = self._traces_of_one(in_shape)
+        n_clusters = at_least(n_clusters, "n_clusters", 1)
+        try:
+            traces = self._traces_of_one(tuple(in_shape))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"in_shape is {in_shape!r}: {error}") from None
         return Costs([block.name for block in self.blocks], [trace.shape for trace in traces], n_clusters)
 
     def trace_bytes(self, in_shape: tuple[int, ...]) -> int:
@@ -254,7 +259,7 @@ class Network:
     def copy(self, dtype: DTypeLike | None = None) -> "Network":
         """Return an independent network with the same parameters, in another type if `dtype` is given."""
         other = copy.copy(self)
-        other.dtype = self.dtype if dtype is None else _float_dtype(dtype)
+        other.dtype = self.dtype if dtype is None else float_dtype(dtype)
         other._theta = self._theta.astype(other.dtype)
         other._running = self._running.astype(other.dtype)
         other._trace_bytes = {}
@@ -284,9 +289,19 @@ class Network:
         """Cut a (d,) vector into each block's (I, O) view."""
         return [vector[b.slice].reshape(b.shape) for b in self.blocks]
 
+    @contextmanager
+    def _running_restored_on_error(self) -> Iterator[None]:
+        """Put the running statistics back if the block fails: layers move them before a later one finds a mistake."""
+        before = self._running.copy()
+        try:
+            yield
+        except BaseException:
+            self._running[:] = before
+            raise
+
     def _check_x(self, x: ArrayLike) -> Array:
         """Cast x to the network's type; the layers check its shape, this its values."""
-        given = np.asarray(x)
+        given = read_array("x", x)
         if given.dtype.kind not in "fiub":
             raise TypeError(f"x has dtype {given.dtype}; real numbers are expected")
         if given.ndim < 2:
@@ -304,7 +319,10 @@ class Network:
         """Return the weight of each example."""
         if weights is None:
             return np.full(n_examples, 1.0 / max(n_examples, 1), self.dtype)
-        w = np.asarray(weights, self.dtype)
+        given = read_array("weights", weights)
+        if given.dtype.kind not in "fiub":
+            raise TypeError(f"weights has dtype {given.dtype}; real numbers are expected")
+        w = given.astype(self.dtype, copy=False)
         if w.shape != (n_examples,):
             raise ValueError(f"weights has shape {w.shape}; ({n_examples},), one an example, is expected")
         row = first_bad_row(w)
@@ -335,9 +353,12 @@ def _blocks(chain: Chain) -> list[Block]:
     return blocks
 
 
-def _float_dtype(dtype: DTypeLike) -> np.dtype:
-    """Read a dtype, of which there are two."""
-    found = np.dtype(dtype)
+def float_dtype(dtype: DTypeLike) -> np.dtype:
+    """Read a dtype, of which there are two; raises ValueError or TypeError if it is another, or none."""
+    try:
+        found = np.dtype(dtype)
+    except (TypeError, ValueError):
+        raise TypeError(f"dtype is {dtype!r}; float32 or float64 is expected") from None
     if found not in (np.float32, np.float64):
         raise ValueError(f"dtype is {found}; float32 or float64 is expected")
     return found
@@ -345,7 +366,7 @@ def _float_dtype(dtype: DTypeLike) -> np.dtype:
 
 def _check_y(y: ArrayLike, n_examples: int) -> NDArray:
     """Read the labels: one an example. The loss checks their values."""
-    labels = np.asarray(y)
+    labels = read_array("y", y)
     if labels.shape != (n_examples,):
         raise ValueError(f"y has shape {labels.shape}; ({n_examples},), one label for each row of x, is expected")
     return labels

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import isfinite
+from operator import index
 
 import numpy as np
 
@@ -52,9 +53,14 @@ class SGD:
 
         Raises
         ------
+        TypeError
+            If one is no array of float32 or float64.
         ValueError
             If the two, or the velocity of earlier steps, differ in shape.
         """
+        for name, array in (("theta", theta), ("gradient", gradient)):
+            if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+                raise TypeError(f"{name} is {array!r}; an array of float32 or float64 is expected")
         if gradient.shape != theta.shape:
             raise ValueError(f"gradient has shape {gradient.shape} but theta has {theta.shape}")
         if self.velocity is None:
@@ -94,7 +100,10 @@ class StepSchedule:
     def __init__(self, learning_rate: float, milestones: Sequence[int] = (), factor: float = 0.1) -> None:
         self.learning_rate = _non_negative(learning_rate, "learning_rate")
         self.factor = _non_negative(factor, "factor")
-        self.milestones = tuple(milestones)
+        try:
+            self.milestones = tuple(map(index, milestones))
+        except TypeError:
+            raise TypeError(f"milestones is {milestones!r}; increasing iterations, ints, are expected") from None
         if any(a >= b for a, b in pairwise((-1, *self.milestones))):
             raise ValueError(f"milestones is {self.milestones}; increasing iterations of at least 0 are expected")
 

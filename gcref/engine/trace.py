@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gcref.kernels.threads import product
+
 Array = NDArray[np.floating]
 
 
@@ -110,7 +112,7 @@ class Trace:
 
     def projections(self, R: Array) -> Array:
         """R A_it for every example and position, (B, T, m); R (m, I) in the type of the trace."""
-        return (self.A.reshape(-1, self.n_inputs) @ R.T).reshape(self.n_examples, self.n_positions, len(R))
+        return product(self.A.reshape(-1, self.n_inputs), R.T).reshape(self.n_examples, self.n_positions, len(R))
 
     def position_sums(self) -> tuple[Array, Array]:
         """Σ_t A_it, (B, I), and Σ_t D_it, (B, O), of every example."""
@@ -215,6 +217,7 @@ def concatenate(batches: Sequence[Sequence[Trace]]) -> list[Trace]:
     ValueError
         If there is no batch, or the batches differ in their blocks.
     """
+    _check_sequence("batches", batches, "a list of lists of Trace")
     if len(batches) == 0:
         raise ValueError("batches is empty; at least one list of traces is needed")
     for number, batch in enumerate(batches):
@@ -242,6 +245,7 @@ def check_traces(traces: Sequence[Trace], name: str = "traces") -> None:
     """
     if isinstance(traces, Trace):
         raise TypeError(f"{name} is a single Trace; a list with one Trace a parameter block is expected")
+    _check_sequence(name, traces, "a list with one Trace a parameter block")
     if len(traces) == 0:
         raise ValueError(f"{name} is empty; one Trace a parameter block is expected")
     for block, trace in enumerate(traces):
@@ -251,6 +255,12 @@ def check_traces(traces: Sequence[Trace], name: str = "traces") -> None:
             raise ValueError(
                 f"{name}[{block}] has {trace.n_examples} examples but {name}[0] has {traces[0].n_examples}"
             )
+
+
+def _check_sequence(name: str, value: object, expected: str) -> None:
+    """Raise unless `value` is a sequence."""
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} is a {type(value).__name__}; {expected} is expected")
 
 
 def check_finite(traces: Sequence[Trace]) -> None:
@@ -266,6 +276,14 @@ def check_finite(traces: Sequence[Trace]) -> None:
             row = first_bad_row(array)
             if row is not None:
                 raise ValueError(f"{name} of traces[{block}] has NaN or infinity at example {row}")
+
+
+def read_array(name: str, values: ArrayLike) -> NDArray:
+    """Return `values` as an array; what NumPy makes none of, such as rows of different lengths, is named."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as an array: {error}") from None
 
 
 def first_bad_row(array: Array) -> int | None:
@@ -287,7 +305,7 @@ def _block_shapes(traces: Sequence[Trace]) -> list[tuple[int, int, int]]:
 
 def _three_dimensional(values: ArrayLike, name: str) -> Array:
     """Read A or D: float32 or float64, two dimensions meaning T = 1."""
-    array = np.asarray(values)
+    array = read_array(name, values)
     native = array.dtype.newbyteorder("=")
     if native not in (np.float32, np.float64):
         raise TypeError(f"{name} has dtype {array.dtype}; float32 or float64 is expected")

@@ -14,6 +14,7 @@ from gcref.kernels import threads
 from gcref.kernels.dot import dot
 from gcref.kernels.jit import fast_jit, jit
 from gcref.kernels.moves import exchange_sweep, exchange_sweep_among, exchange_sweep_gram, join, join_cost
+from gcref.kernels.threads import product
 
 __all__ = [
     "a_step_fixed",
@@ -59,9 +60,9 @@ def sq_norms(A: np.ndarray, D: np.ndarray) -> np.ndarray:
         return _sq_norms(A, D)
     out = np.empty(N)
     for rows in chunked(N, T * T):
-        a, d = A[rows], D[rows]
-        products = (a @ a.transpose(0, 2, 1)) * (d @ d.transpose(0, 2, 1))
-        out[rows] = products.sum(axis=(1, 2), dtype=np.float64)
+        # The positions' products may cancel, and their squares leave float32's range.
+        a, d = A[rows].astype(np.float64, copy=False), D[rows].astype(np.float64, copy=False)
+        out[rows] = ((a @ a.transpose(0, 2, 1)) * (d @ d.transpose(0, 2, 1))).sum(axis=(1, 2))
     return out
 
 
@@ -95,7 +96,7 @@ def gram(A: np.ndarray, D: np.ndarray, A2: np.ndarray, D2: np.ndarray) -> np.nda
     out = np.zeros((A.shape[0], A2.shape[0]))
     for t in range(A.shape[1]):
         for s in range(A2.shape[1]):
-            out += (A[:, t] @ A2[:, s].T) * (D[:, t] @ D2[:, s].T)
+            out += product(A[:, t], A2[:, s].T) * product(D[:, t], D2[:, s].T)
     return out
 
 
@@ -108,7 +109,7 @@ def inner_products(A: np.ndarray, D: np.ndarray, c: np.ndarray, d: np.ndarray) -
     out = np.zeros((N, K))
     for rows in chunked(N, T * K):
         n = len(A[rows]) * T
-        a, b = A[rows].reshape(n, I) @ c.T, D[rows].reshape(n, O) @ d.T
+        a, b = product(A[rows].reshape(n, I), c.T), product(D[rows].reshape(n, O), d.T)
         a *= b
         out[rows] = a if T == 1 else a.reshape(len(A[rows]), T, K).sum(axis=1, dtype=np.float64)
     return out

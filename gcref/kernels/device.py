@@ -73,7 +73,7 @@ def subspace(device: str) -> ModuleType:
 
 def resolve(device: str) -> str:
     """Return "cpu" or "cuda", what `device` comes to here; raises as `kernels` does."""
-    if device not in DEVICES:
+    if not isinstance(device, str) or device not in DEVICES:
         raise ValueError(f"device={device!r}; expected one of {', '.join(map(repr, DEVICES))}")
     if device == "cpu":
         return "cpu"

@@ -212,6 +212,23 @@ def accumulate(total: np.ndarray, part: np.ndarray) -> None:
     _over(total, lambda first, last: _accumulate(total[first:last], part[first:last]))
 
 
+@fast_jit
+def _accumulate_scaled(total, part, rows, columns, first, last):  # type: ignore[no-untyped-def]
+    for i in range(first, last):
+        sums, more, scale = total[i], part[i], rows[i]
+        for j in range(sums.shape[0]):
+            sums[j] += np.float64(more[j]) * (scale * columns[j])
+
+
+def accumulate_scaled(total: np.ndarray, part: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
+    """Add part_ij rows_i columns_j to total (I, O); all but part float64. Cost I O."""
+    threads.over(
+        len(total),
+        lambda first, last: _accumulate_scaled(total, part, rows, columns, first, last),
+        total.size >= _WORTHWHILE,
+    )
+
+
 # ----------------------------------------------------------------------------------------------------------- pooling
 
 

@@ -5,14 +5,17 @@ cache off, as does an installation in which no folder for it can be written. No 
 explicit signatures), none draws random numbers, none is parallel: a kernel's numbers never depend on a thread count.
 """
 
+import hashlib
 import importlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -35,12 +38,63 @@ def fast_jit(function: F) -> F:
 def _compile(function: F, options: dict[str, Any]) -> F:
     """Return the kernel, cached on disk if there is a place for it."""
     global CACHE
-    if CACHE:
+    kernel = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    if CACHE and hasattr(kernel, "enable_caching"):  # a plain function where NUMBA_DISABLE_JIT=1
         try:
-            return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function))
+            kernel._cache = _DiskCache(function)
         except RuntimeError:  # numba found neither the package's folder nor the user's cache writable
             CACHE = False
-    return cast(F, numba.njit(nogil=True, error_model="numpy", **options)(function))
+    return cast(F, kernel)
+
+
+class _DiskCache(FunctionCache):
+    """Numba's disk cache, in which processes that start at once, or are killed, never leave a wrong kernel.
+
+    Numba numbers the files of a kernel and keeps in an index which number is for which types. Two processes can give
+    one number to different types, and one killed between index and file leaves a number to whatever an older source
+    had there; that machine code would then run on arrays it was not made for. Here a file is named by all that it
+    depends on, says so itself, and is renamed into place: there is no index. What cannot be read or written (a full
+    disk, a file cut short) counts as not cached.
+    """
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__(function)
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp())
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the kernel compiled for a signature, or None."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # what is cut short fails in many ways
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep the kernel compiled for a signature, if that is possible."""
+        with suppress(OSError):
+            super().save_overload(sig, data)
+
+
+class _Files(IndexDataCacheFile):
+    """The files of one kernel, one for each signature, processor and source."""
+
+    def save(self, key: Any, data: Any) -> None:
+        """Write, or overwrite, the file of a key."""
+        self._save_data(self._name(key), (self._whole(key), data))
+
+    def load(self, key: Any) -> Any:
+        """Return the data of a key, or None."""
+        whole, data = self._load_data(self._name(key))
+        return data if whole == self._whole(key) else None
+
+    def flush(self) -> None:
+        """Forget nothing: a file is right for ever."""
+
+    def _whole(self, key: Any) -> str:
+        """Say what a compiled kernel depends on."""
+        return repr((self._version, self._source_stamp, key))
+
+    def _name(self, key: Any) -> str:
+        return self._data_name(int(hashlib.sha256(self._whole(key).encode()).hexdigest()[:16], 16))
 
 
 def disk_cache() -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from gcref.kernels import threads
 from gcref.kernels.cpu import chunked
-from gcref.kernels.elementwise import accumulate
+from gcref.kernels.elementwise import accumulate_scaled
 from gcref.kernels.jit import fast_jit
 
 
@@ -18,16 +18,27 @@ def second_moment(
 
     T ≤ 2: Σ_{t,s} (A_t∘A_s)ᵀ(w D_t∘D_s), matrix products that form no gradient; beyond, the gradients of a
     few examples at a time. A (N, T, I), D (N, T, O); added to `out`, if there is one. Products of up to 256
-    examples keep the dtype, their sum is float64. Cost N T min(T, 2) I O.
+    examples keep the dtype, their sum is float64. In float32, whose squares end at 1e-38 and 1e38, each column is
+    first scaled by a power of two, which changes no digit. Cost N T min(T, 2) I O.
     """
     N, T, I = A.shape  # noqa: E741
     O = D.shape[2]  # noqa: E741
     w = None if weights is None else np.asarray(weights, dtype=A.dtype)[:, None]
     total = np.zeros((I, O)) if out is None else out
     for rows in chunked(N, T * (I + O) if T <= 2 else T * (I + O) + I * O, 256):
-        part = _chunk_second_moment(A[rows], D[rows], None if w is None else w[rows])
-        accumulate(total.reshape(-1), part.reshape(-1))
+        a, a_squared = _scaled(A[rows])
+        d, d_squared = _scaled(D[rows])
+        part = _chunk_second_moment(a, d, None if w is None else w[rows])
+        accumulate_scaled(total, part, a_squared, d_squared)
     return total
+
+
+def _scaled(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Divide each column of X (N, T, M) by 2^e, above its largest number; the result, and 4^e (M,) in float64."""
+    if X.dtype != np.float32:
+        return X, np.ones(X.shape[2])
+    exponents = np.frexp(np.abs(X).max(axis=(0, 1), initial=0.0))[1].clip(-126, 126)
+    return X * np.ldexp(np.float32(1), -exponents), np.ldexp(1.0, 2 * exponents)
 
 
 def _chunk_second_moment(A: np.ndarray, D: np.ndarray, w: np.ndarray | None) -> np.ndarray:
@@ -40,7 +51,7 @@ def _chunk_second_moment(A: np.ndarray, D: np.ndarray, w: np.ndarray | None) -> 
     for t in range(T):
         for s in range(t + 1):
             products = D[:, t] * D[:, s] if w is None else w * D[:, t] * D[:, s]
-            found = (A[:, t] * A[:, s]).T @ (products if s == t else 2 * products)
+            found = threads.product((A[:, t] * A[:, s]).T, products if s == t else 2 * products)
             total = found if total is None else total + found
     return np.zeros((A.shape[2], D.shape[2]), A.dtype) if total is None else total
 

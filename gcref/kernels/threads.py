@@ -4,16 +4,22 @@ A task is given a range of examples. Either every example's result is its own, o
 of examples alone and their results are added up in order.
 """
 
+import ctypes
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
+
+from gcref.cores import n_cores
 
 Task = Callable[[int, int], object]
 
 N_PARTS = 8  # ranges of a sum over examples
+_WORTHWHILE = 1 << 21  # multiplications of a product from which threads gain anything
 
 
 @cache
@@ -22,7 +28,31 @@ def n_threads() -> int:
     asked = os.environ.get("NUMBA_NUM_THREADS", "")
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return n_cores()
+
+
+class InEffect(NamedTuple):
+    """Threads of BLAS and of the kernels in one process, which never run at once: no kernel calls BLAS in a thread."""
+
+    blas: int
+    kernels: int
+
+
+def in_effect() -> InEffect:
+    """Return how many threads this process uses, BLAS by its own account."""
+    return InEffect(blas_threads(), n_threads())
+
+
+@cache
+def blas_threads() -> int:
+    """Ask NumPy's OpenBLAS; of another BLAS return what its variables say, else that it takes every core."""
+    library = ctypes.CDLL(np.linalg._umath_linalg.__file__)  # which finds what it is linked with, too
+    for prefix, suffix in itertools.product(("scipy_", ""), ("64_", "")):
+        found = getattr(library, f"{prefix}openblas_get_num_threads{suffix}", None)
+        if found is not None:
+            return int(found())
+    asked = [os.environ.get(name, "") for name in ("MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS")]
+    return next((int(number) for number in asked if number.isdecimal() and int(number) > 0), n_cores())
 
 
 @cache
@@ -59,6 +89,24 @@ def summed(
     place = {start: part for part, (start, _) in enumerate(parts)}
     run(parts, lambda first, last: task(first, last, sums[place[first]]))
     return np.asarray(sums.sum(axis=0))
+
+
+def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return the matrix product a b; a (M, L), b (L, N), out (M, N). Cost L M N.
+
+    Where BLAS has one thread, as in every command, the threads here share out ranges of columns, or of rows, that the
+    shapes alone fix. Where it has more it shares out the work itself, and then L decides by how much the rounding
+    depends on how many they are.
+    """
+    (M, L), N = a.shape, b.shape[1]
+    if blas_threads() != 1 or L * M * N < _WORTHWHILE:
+        return np.matmul(a, b, out=out)
+    found = np.empty((M, N), np.result_type(a, b)) if out is None else out
+    if N >= M:
+        run(ranges(N, N_PARTS), lambda first, last: np.matmul(a, b[:, first:last], out=found[:, first:last]))
+    else:
+        run(ranges(M, N_PARTS), lambda first, last: np.matmul(a[first:last], b, out=found[first:last]))
+    return found
 
 
 def run(parts: list[tuple[int, int]], task: Task) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
@@ -22,6 +23,7 @@ AXES: dict[str, type] = {
     "methods": str,
 }
 LARGEST = 2**31 - 1  # what fits everywhere that a number of the grid is stored or counted
+MOST_TRAJECTORIES, MOST_POINTS = 100_000, 1_000_000  # a file's configuration may ask for any number
 COUNTS = ("batch_size", "student_hidden", "iterations", "measure_every", "refresh_every", "gc_iterations")
 
 
@@ -91,7 +93,7 @@ class Sweep:
         """Read back what `to_json` wrote; unknown or missing fields are a ValueError."""
         try:
             values: Any = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"config is not JSON: {error}") from None
         if not isinstance(values, dict) or values.pop("schema", None) != "rf-sweep/1":
             raise ValueError("config is not that of a random-features sweep (schema rf-sweep/1)")
@@ -145,6 +147,15 @@ class Sweep:
         return iteration % self.refresh_every == 0 and iteration < self.iterations
 
 
+def check_points(iterations: int, measure_every: int) -> None:
+    """Raise if there are more measuring points than anybody looks at."""
+    if iterations // measure_every > MOST_POINTS:
+        raise ValueError(
+            f"measure_every={measure_every} gives {iterations // measure_every} measuring points in "
+            f"iterations={iterations}; at most {MOST_POINTS} are expected"
+        )
+
+
 def _coerce(sweep: Sweep) -> None:
     """Give each number its own type, so that 1 and 1.0, a list and a tuple are one configuration."""
     for name, kind in AXES.items():
@@ -186,6 +197,9 @@ def _check_axes(sweep: Sweep) -> None:
         if not 0 <= value < 1:
             raise ValueError(f"duplicate_fraction={value} must be at least 0 and below 1")
     check_methods(sweep.methods)
+    n = math.prod(len(getattr(sweep, name)) for name in AXES if name != "methods")
+    if n > MOST_TRAJECTORIES:
+        raise ValueError(f"the grid has {n} trajectories; at most {MOST_TRAJECTORIES} are expected")
 
 
 def _check_protocol(sweep: Sweep) -> None:
@@ -202,6 +216,7 @@ def _check_protocol(sweep: Sweep) -> None:
                 f"measure_every={sweep.measure_every} must divide "
                 f"{'iterations' if name == 'measure_every' else 'refresh_every'}={whole}"
             )
+    check_points(sweep.iterations, sweep.measure_every)
     for name, allowed in (
         ("head", ("softmax", "logistic")),
         ("student_init", ("published", "unit", "uniform")),

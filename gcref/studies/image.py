@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
@@ -15,6 +16,7 @@ import gcref
 from gcref import shards, store
 from gcref.studies.image_data import build, prepare
 from gcref.studies.image_run import ImageRun
+from gcref.studies.methods import check_memory
 from gcref.studies.trajectory import Trajectory
 
 Progress = Callable[[int, float], None]
@@ -29,6 +31,7 @@ def run_image(
     command: str = "",
     overwrite: bool = False,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> bool:
     """Train and measure, from the last checkpoint if there is one, and write the results file.
 
@@ -45,6 +48,9 @@ def run_image(
         Replace a file of another configuration.
     progress : callable, optional
         Called with the number of iterations done and the share of this call's work.
+    executor : concurrent.futures.Executor, optional
+        Whose workers sum the passes over the training set that measure, such as `gcref.executor.dask_pool`. They make
+        the training set themselves, from `run` and `data_dir`.
 
     Returns
     -------
@@ -54,7 +60,8 @@ def run_image(
     Raises
     ------
     gcref.data.DataError, ValueError
-        If the data are missing, damaged or do not fit; nothing was touched.
+        If the data are missing, damaged or do not fit, or a method needs more memory than there is; nothing was
+        touched.
     gcref.store.StoreError
         If the file cannot be written, belongs to something else, or its checkpoint is of other data.
     KeyboardInterrupt
@@ -63,13 +70,14 @@ def run_image(
     """
     path = Path(os.path.realpath(path))
     with shards.lock(path):
-        if _is_finished(path, run) and not overwrite:
+        if shards.check(path, run.to_json(), overwrite) == "finished":
             return not shards.claim(path, run.to_json())
         dataset = prepare(run, data_dir)
         net = build(run, dataset)
+        check_memory(run.methods, len(dataset.train), net.n_parameters)
         if shards.claim(path, run.to_json(), overwrite):
             return False
-        study = _Study(Trajectory(run, net, dataset), path, command)
+        study = _Study(Trajectory(run, net, dataset, executor, data_dir), path, command)
         try:
             study.go(progress)
             study.finish()
@@ -77,15 +85,6 @@ def run_image(
             study.finish_in_part()
             raise
         return True
-
-
-def _is_finished(path: Path, run: ImageRun) -> bool:
-    """Whether `path` is the finished file of `run`; whatever else there is, is the business of `shards.claim`."""
-    try:
-        attrs = store.read_attrs(path)
-    except store.StoreError:
-        return False
-    return attrs.get("config") == run.to_json() and bool(attrs.get("complete"))
 
 
 class _Study:
@@ -126,13 +125,13 @@ class _Study:
             return
         if run.keeps_snapshot(trajectory.iteration):
             name = _snapshot_name(trajectory.iteration)
-            shards.write_shard(self.parts, name, {}, trajectory.snapshot(), compress=False)
+            shards.write_shard(self.parts, name, {}, trajectory.snapshot(), lasting=False)
         if trajectory.iteration and run.refreshes(trajectory.iteration):
             trajectory.refresh()
             if trajectory.diverged:
                 return
         attrs = {"data_digest": self.attrs["data_digest"], "seconds": self._elapsed()}
-        shards.write_shard(self.parts, CHECKPOINT, attrs, trajectory.state(), compress=False)
+        shards.write_shard(self.parts, CHECKPOINT, attrs, trajectory.state(), lasting=False)
 
     def _resume(self) -> bool:
         """Take up the checkpoint, if there is one; say so."""
@@ -149,7 +148,7 @@ class _Study:
         snapshots = [i for i in self.run.points if i <= self.trajectory.iteration and self.run.keeps_snapshot(i)]
         there = shards.finished(self.parts, [_snapshot_name(i) for i in snapshots])
         if len(there) < len(snapshots):  # damaged: begin anew, since a snapshot cannot be made again from later
-            self.trajectory = Trajectory(self.run, build(self.run, self.trajectory.data), self.trajectory.data)
+            self.trajectory = self.trajectory.anew(build(self.run, self.trajectory.data))
             self.seconds = 0.0
             return False
         return True

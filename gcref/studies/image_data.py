@@ -1,6 +1,7 @@
 """Data and model of an image study, made from its configuration alone."""
 
 import hashlib
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +54,32 @@ def prepare(run: ImageRun, data_dir: str | None = None) -> ImageData:
         train = data.duplicate(train, run.duplicate_fraction, run.n_originals)
     mean, std = data.channel_statistics(train.x)
     return ImageData(data.standardized(train, mean, std), data.standardized(test, mean, std), n_classes, digest)
+
+
+class FarSet:
+    """A training set that travels to a worker as the configuration from which it is made there.
+
+    Attributes
+    ----------
+    x, y : as of the training set
+    """
+
+    def __init__(self, dataset: ImageData, run: ImageRun, data_dir: str | None) -> None:
+        self.x, self.y = dataset.train.x, dataset.train.y
+        self._made_from = run.to_json(), data_dir, dataset.digest
+
+    def __reduce__(self) -> tuple[Any, tuple]:
+        return _made_anew, self._made_from
+
+
+@lru_cache(maxsize=1)
+def _made_anew(config: str, data_dir: str | None, digest: str) -> FarSet:
+    """Make a training set from its configuration, once in each worker."""
+    run = ImageRun.from_json(config)
+    dataset = prepare(run, data_dir)
+    if dataset.digest != digest:
+        raise data.DataError(f"the files of {run.dataset} here are others than those where the run was started")
+    return FarSet(dataset, run, data_dir)
 
 
 def build(run: ImageRun, dataset: ImageData) -> Network:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gcref.studies.grid import short, typed
+from gcref.studies.grid import check_points, short, typed
 from gcref.studies.methods import METHODS, check_methods
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagefolder")
@@ -220,17 +220,19 @@ def _check_schedule(run: ImageRun) -> None:
     for name, whole in (("iterations", run.iterations), ("refresh_every", run.refresh_every)):
         if whole % run.measure_every:
             raise ValueError(f"measure_every={run.measure_every} must divide {name}={whole}")
+    check_points(run.iterations, run.measure_every)
     if any(a >= b for a, b in zip((0, *run.milestones), run.milestones, strict=False)):
         raise ValueError(f"milestones={list(run.milestones)} must be increasing iterations above 0")
 
 
 def _check_model(run: ImageRun) -> None:
-    """Options belong to the model that has them."""
-    if run.model in ("linear", "mlp"):
-        if run.width or run.norm == "batch":
-            name = "width" if run.width else "norm"
-            raise ValueError(f"{name}={getattr(run, name)!r} has no meaning for model={run.model!r}")
-        if any(n < 1 for n in run.hidden):
-            raise ValueError(f"hidden={list(run.hidden)} must be positive numbers of units")
+    """Options belong to the model that has them; the others would name one run in two ways."""
+    if run.model in ("linear", "mlp") and (run.width or run.norm == "batch"):
+        name = "width" if run.width else "norm"
+        raise ValueError(f"{name}={getattr(run, name)!r} has no meaning for model={run.model!r}")
+    if run.model != "mlp" and run.hidden != ImageRun.hidden:
+        raise ValueError(f"hidden={list(run.hidden)} has no meaning for model={run.model!r}; only an mlp has it")
+    if any(n < 1 for n in run.hidden):
+        raise ValueError(f"hidden={list(run.hidden)} must be positive numbers of units")
     if run.augment and run.dataset == "digits":
         raise ValueError("augment=True crops and flips by 4 pixels, which 8×8 digits do not survive")

@@ -1,5 +1,6 @@
 """The estimators of the studies by name: the paper's four, and further clusterings of the gradients."""
 
+import os
 import re
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ METHODS = ("sgb", "sg2b", "svrg", "gc")
 UNCLUSTERED = frozenset({"sgb", "sg2b", "svrg"})
 KNOWN = "sgb, sg2b, svrg, gc, gc-rankR, exact, exchange, sketched, sketched-driftX"
 SWEEPS = 20  # at most, of exchange
+OF_ALL = frozenset({"exact", "exchange"})  # these keep all gradients, or all their inner products
 
 _RANK = re.compile(r"gc-rank([1-9]\d*)")
 _DRIFT = re.compile(r"sketched-drift(\d+(?:\.\d+)?)")
@@ -30,6 +32,30 @@ def check_methods(methods: Sequence[str]) -> None:
             clusterer(name, 1, 1, 0)
     if not methods or len(set(methods)) < len(methods):
         raise ValueError(f"methods={list(methods)} must name at least one, none of them twice")
+
+
+def check_memory(methods: Sequence[str], n_examples: int, n_parameters: int) -> None:
+    """Refuse methods that would keep more than this machine's memory: all gradients, or all their inner products.
+
+    Raises
+    ------
+    ValueError
+        Naming the method, what it needs and what there is.
+    """
+    there = _memory()
+    # They, or their inner products in float64, and working copies.
+    needed = 3 * n_examples * min(8 * n_examples, 4 * n_parameters)
+    for name in methods:
+        if name in OF_ALL and needed > there:
+            raise ValueError(
+                f"method {name} needs about {needed / 2**30:.0f} GiB for {n_examples} examples of {n_parameters} "
+                f"parameters; this machine has {there / 2**30:.0f} GiB; sketched needs little"
+            )
+
+
+def _memory() -> float:
+    """Return the bytes of this machine's memory; infinity where it cannot be asked."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else float("inf")
 
 
 def clustered(methods: Sequence[str]) -> list[str]:

@@ -129,7 +129,7 @@ class _Run:
                         shards.keep_shard(self.parts, name, image)
                 self._report()
         finally:
-            for future in pending:
+            for future in pending if far else ():  # a pool here ends its own
                 future.cancel()
 
     def _todo(self) -> list[Spec]:

@@ -1,16 +1,20 @@
 """One model on its way: SGD, and at each measuring point every estimator's variance (section 4.1 of the paper)."""
 
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcref.clustering.base import Clusterer, NotFiniteError
+from gcref.clustering.sketched import SketchedClustering
 from gcref.data import Augmentation
 from gcref.engine.network import Network
 from gcref.engine.optimizer import SGD, StepSchedule
+from gcref.engine.trace import Trace
 from gcref.estimators import SVRG, Data, Estimator, MiniBatch, Stratified, chunk_size, chunks
-from gcref.studies.image_data import ImageData
+from gcref.studies.image_data import FarSet, ImageData
 from gcref.studies.image_run import ImageRun
 from gcref.studies.methods import clustered, clusterer
 from gcref.studies.teacher import stream
@@ -18,6 +22,7 @@ from gcref.variance import Variance, monte_carlo, noise_scale, variances
 
 Arrays = dict[str, NDArray]
 
+SKETCH_PIECE = 1024  # examples that a worker sketches at a time; what it sends back is small
 KEPT_BYTES = 3 << 29  # of traces that a clustering holds at once; beyond it, it computes them anew at each pass
 
 
@@ -30,6 +35,10 @@ class Trajectory:
     net : Network
         At its initial parameters.
     data : ImageData
+    executor : Executor, optional
+        Whose workers sum the passes over the training set that measure, and sketch it.
+    data_dir : path, optional
+        Where workers find the data set's files.
 
     Attributes
     ----------
@@ -41,8 +50,17 @@ class Trajectory:
         Whether a number to be measured was not finite.
     """
 
-    def __init__(self, run: ImageRun, net: Network, data: ImageData) -> None:
-        self.run, self.net, self.data = run, net, data
+    def __init__(
+        self,
+        run: ImageRun,
+        net: Network,
+        data: ImageData,
+        executor: Executor | None = None,
+        data_dir: str | None = None,
+    ) -> None:
+        self.run, self.net, self.data, self.executor = run, net, data, executor
+        self._data_dir = data_dir
+        self._train: Data = data.train if executor is None else FarSet(data, run, data_dir)
         self.optimizer = SGD(run.learning_rate, run.momentum, run.weight_decay)
         self.schedule = StepSchedule(run.learning_rate, run.milestones)
         self.augmentation = Augmentation() if run.augment else None
@@ -56,6 +74,10 @@ class Trajectory:
         }
         self._gradient = np.empty(net.n_parameters, net.dtype)
         self._epoch, self._order = -1, np.empty(0, np.intp)
+
+    def anew(self, net: Network) -> "Trajectory":
+        """Return this trajectory at its beginning, with a network at its initial parameters."""
+        return Trajectory(self.run, net, self.data, self.executor, self._data_dir)
 
     # ------------------------------------------------------------------------------------------------------ training
 
@@ -85,12 +107,20 @@ class Trajectory:
         if "svrg" in self.run.methods:
             self.svrg.prepare(self.net, self.data.train)
         if self.clusterings:
-            traces = _traces(self.net, self.data.train)
+            far = Traces(self.net, self._train)
+            traces = far.kept() if any(not self._sketches(c) for c in self.clusterings.values()) else far
             for clustering in self.clusterings.values():
                 try:
-                    clustering.fit(traces)
+                    if self._sketches(clustering):
+                        clustering.fit(far, self.executor)  # type: ignore[call-arg]
+                    else:
+                        clustering.fit(traces)
                 except NotFiniteError:  # squared norms of gradients overflow long before the gradients themselves
                     self.diverged = True
+
+    def _sketches(self, clustering: Clusterer) -> bool:
+        """Whether the workers, if there are any, make what this clustering needs."""
+        return self.executor is not None and isinstance(clustering, SketchedClustering)
 
     def measure(self) -> None:
         """Add one number to every series; where one is not finite, only say so."""
@@ -127,9 +157,9 @@ class Trajectory:
 
     def _variances(self) -> dict[str, Variance]:
         """Measure every estimator, exactly or by the paper's protocol."""
-        estimators, train = self.estimators(), self.data.train
+        estimators, train = self.estimators(), self._train
         if self.run.method == "closed-form":
-            return variances(estimators, self.net, train)
+            return variances(estimators, self.net, train, self.executor)
         noise = noise_scale(self.net, train)
         return {
             name: monte_carlo(
@@ -211,14 +241,27 @@ def evaluate(net: Network, ds: Data) -> tuple[float, float]:
     return total / len(ds.y), right / len(ds.y)
 
 
-def _traces(net: Network, ds: Data) -> Any:
-    """Return the traces of a data set: kept, if they fit, or a function that computes them anew at each pass."""
+class Traces:
+    """The traces of a data set, batch by batch, computed anew at each call."""
 
-    def batches() -> Any:
-        return (traces for traces, _, _ in chunks(net, ds, np.arange(len(ds.y))))
+    def __init__(self, net: Network, ds: Data) -> None:
+        self.net, self.ds = net, ds
 
-    kept = len(ds.y) * net.trace_bytes(ds.x.shape[1:]) <= KEPT_BYTES
-    return list(batches()) if kept else batches
+    def __call__(self, piece: range | None = None) -> Iterator[list[Trace]]:
+        """Yield the batches; of one of the `pieces` only, if it is given."""
+        rows = range(len(self.ds.y)) if piece is None else piece
+        return (traces for traces, _, _ in chunks(self.net, self.ds, np.array(rows)))
+
+    def pieces(self) -> list[range]:
+        """Cut the data set into pieces of whole batches."""
+        n, step = len(self.ds.y), chunk_size(self.net, self.ds)
+        size = step * max(1, SKETCH_PIECE // step)
+        return [range(i, min(i + size, n)) for i in range(0, n, size)]
+
+    def kept(self) -> Any:
+        """Return the list of the batches, if it fits, or what computes them anew."""
+        fits = len(self.ds.y) * self.net.trace_bytes(self.ds.x.shape[1:]) <= KEPT_BYTES
+        return list(self()) if fits else self
 
 
 def _series(run: ImageRun) -> list[str]:

@@ -1,3 +1,5 @@
+import os
+import re
 import subprocess
 import sys
 
@@ -6,6 +8,7 @@ from click.testing import CliRunner
 
 import gcref
 from gcref.cli import cli, main
+from gcref.cores import THREAD_VARIABLES, n_cores
 
 HEAVY = ("numpy", "numba", "scipy", "h5py", "matplotlib", "rich", "torch", "multiprocessing")
 
@@ -59,12 +62,47 @@ def test_info():
     assert result.exit_code == 0, result.output
     lines = dict(line.split(None, 1) for line in result.stdout.splitlines())
     assert lines["gcref"] == gcref.__version__
-    assert {"python", "numpy", "numba", "cores", "threads", "blas", "jit", "gpu", "data"} <= set(lines)
+    rows = {
+        "python",
+        "numpy",
+        "numba",
+        "cores",
+        "rf-sweep",
+        "image",
+        "cluster",
+        "threads",
+        "blas",
+        "jit",
+        "gpu",
+        "data",
+    }
+    assert rows <= set(lines)
 
 
 def test_info_names_the_thread_variables_that_are_set(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert "OMP_NUM_THREADS=3" in invoke("info").stdout
+
+
+@pytest.mark.parametrize("variables", [{}, {"OMP_NUM_THREADS": "1"}, {"OPENBLAS_NUM_THREADS": "1"}])
+def test_info_shows_that_no_run_has_more_threads_than_cores(variables):
+    environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES} | variables
+    command = [sys.executable, "-m", "gcref.cli", "info"]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    rows = re.findall(r"(\S+) +(\d+) \w+ × max\(BLAS (\d+), Numba (\d+)\) = (\d+) threads(.*)\n", shown)
+    assert [row[0] for row in rows] == ["rf-sweep", "image", "cluster"]
+    cores = n_cores()
+    one = 1 if variables else cores
+    found = [tuple(map(int, row[1:5])) for row in rows]
+    assert found == [(cores, 1, 1, cores), (1, one, cores, cores), (1, one, cores, cores)]
+    assert not any(row[5] for row in rows)
+
+
+def test_info_tells_of_more_threads_than_cores(monkeypatch):
+    monkeypatch.setattr("gcref.kernels.threads.n_threads", lambda: 1000)
+    shown = invoke("info").stdout
+    assert shown.count(f" = 1000 threads, more than the {n_cores()} cores") == 2
+    assert f" {n_cores()} workers × max(BLAS 1, Numba 1) = {n_cores()} threads\n" in shown
 
 
 def test_info_tells_that_nothing_is_cached(tmp_path):

@@ -238,7 +238,7 @@ def test_more_memory_than_there_is(source, out, monkeypatch):
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1}.get)
     for method in ("exact", "exchange"):
         args = (source, "--n-clusters", K, "--out", out, "--method", method)
-        refused(f"--method {method} needs about 0 GiB for {N} examples of 20 parameters", *args)
+        refused(f"method {method} needs about 0 GiB for {N} examples of 20 parameters", *args)
 
 
 def test_a_full_disk(source, out, monkeypatch):

@@ -62,7 +62,7 @@ def asked(monkeypatch):
     """Instead of running, keep what the library was asked for."""
     calls = []
 
-    def run_image(run, out, data_dir, command, overwrite, progress):
+    def run_image(run, out, data_dir, command, overwrite, progress, executor):
         calls.append(SimpleNamespace(run=run, out=out, data_dir=data_dir, command=command, overwrite=overwrite))
         return False
 
@@ -139,7 +139,7 @@ def test_milestones_follow_the_iterations(asked, tmp_path):
 
 def test_every_option_reaches_the_library(asked, tmp_path):
     given = {
-        "dataset": "cifar100", "model": "cnn", "hidden": (5, 4), "width": 3, "norm": "batch", "n_examples": 500,
+        "dataset": "cifar100", "model": "cnn", "width": 3, "norm": "batch", "n_examples": 500,
         "n_test_examples": 50, "image_size": 17, "label_smoothing": 0.1, "corrupt_fraction": 0.2,
         "duplicate_fraction": 0.3, "n_originals": 7, "batch_size": 11, "learning_rate": 0.5, "momentum": 0.25,
         "weight_decay": 0.125, "milestones": (2, 5), "iterations": 60, "methods": ("gc", "sgb"),
@@ -157,7 +157,7 @@ def test_every_option_reaches_the_library(asked, tmp_path):
     untouched = {
         f.name for f in dataclasses.fields(ImageRun) if getattr(asked[0].run, f.name) == getattr(ImageRun(), f.name)
     }
-    assert untouched == {"schema"}
+    assert untouched == {"schema", "hidden"}  # which an mlp has
 
 
 BAD = [
@@ -169,6 +169,8 @@ BAD = [
     (("--width", "4"), ("width", "4", "mlp")),
     (("--width", "-1", "--model", "cnn"), ("width", "-1")),
     (("--hidden", "8,0"), ("hidden", "8, 0")),
+    (("--hidden", "8", "--model", "cnn"), ("hidden=[8]", "no meaning", "'cnn'")),
+    (("--hidden", "8", "--preset", "cifar10"), ("hidden=[8]", "no meaning", "'resnet8'")),
     (("--hidden", "8,,9"), ("--hidden", "8,,9")),
     (("--n-examples", "-1"), ("n_examples", "-1")),
     (("--image-size", "0"), ("image_size", "0")),
@@ -231,6 +233,39 @@ def test_a_place_that_cannot_be_written(tmp_path, kind):
     expected = {"missing folder": "does not exist", "folder": "is a folder", "not HDF5": "not an HDF5 file"}[kind]
     refused(invoke("--out", out, *TINY), out, expected)
     assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["missing folder", "folder", "another configuration", "its parts", "other parts"])
+def test_such_a_place_is_refused_before_the_data_are_loaded(tmp_path, monkeypatch, kind):
+    out = tmp_path / ("nowhere/x.h5" if kind == "missing folder" else "x.h5")
+    if kind == "folder":
+        out.mkdir()
+    elif kind == "another configuration":
+        assert invoke("--out", out, *TINY, "--seed=5").exit_code == 0
+    elif kind == "its parts":
+        interrupted(monkeypatch, OSError(28, "No space left on device"))
+        assert invoke("--out", out, *TINY, "--seed=5").exit_code == 1
+    elif kind == "other parts":
+        store.parts_of(out).mkdir()
+    before = listing(tmp_path)
+    monkeypatch.setattr("gcref.studies.image.prepare", None)
+    expected = {
+        "missing folder": "does not exist", "folder": "is a folder", "other parts": "not the parts of a run",
+        "another configuration": "(seed 5 instead of 0)", "its parts": "an unfinished run of another configuration",
+    }  # fmt: skip
+    refused(invoke("--out", out, *TINY), out, expected[kind])
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("method", ["exact", "exchange"])
+def test_more_memory_than_there_is(tmp_path, monkeypatch, method):
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4}.get)
+    flags = ("--out", tmp_path / "x.h5", *TINY, "--methods", f"gc,{method}")
+    refused(invoke(*flags), f"method {method} needs about 0 GiB for 60 examples of 460 parameters", "sketched needs")
+    assert os.listdir(tmp_path) == []
+    # 3 · 60 · min(8 · 60, 4 · 460) bytes are 22 pages.
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 22}.get)
+    assert invoke(*flags).exit_code == 0
 
 
 # ---------------------------------------------------------------------------------- files of the real formats, and runs
@@ -518,6 +553,18 @@ def test_a_run_and_the_same_command_again(tmp_path):
     assert os.listdir(tmp_path) == ["x.h5"]
 
 
+def test_every_column_of_the_table_is_whole_however_many_methods_there_are(tmp_path):
+    methods = ["sgb", "sg2b", "svrg", "gc", "gc-rank2", "exact", "exchange", "sketched", "sketched-drift0.125"]
+    short = [flag for flag in TINY if "iterations" not in flag and "every" not in flag]
+    result = invoke("--out", tmp_path / "x.h5", *short, *SHORT, "--methods", ",".join(methods))
+    assert result.exit_code == 0, result.output
+    _, series = store.read_trajectory(tmp_path / "x.h5")
+    rows = [line.split() for line in result.stdout.splitlines() if "%" in line]
+    assert [row[4:-1] for row in rows] == [[f"{series[f'variance/{m}'][i]:.2e}" for m in methods] for i in range(3)]
+    assert all(f" {method} " in result.stdout for method in methods)
+    assert "…" not in result.stdout
+
+
 def test_a_finished_file_needs_no_data(tmp_path):
     (tmp_path / "data").mkdir()
     mnist(tmp_path / "data")
@@ -570,12 +617,17 @@ def test_what_diverges_is_said_to(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_a_signal_stops_a_run_cleanly(tmp_path):
     flags = [flag for flag in TINY if not flag.startswith("--iterations")]
-    process = start("--out", "results.h5", *flags, "--iterations=1000000", cwd=tmp_path)
+    # Tests that run in the background of a shell ignore Ctrl-C, and so would what they start.
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = start("--out", "results.h5", *flags, "--iterations=1000000", cwd=tmp_path, **listening)
     parts = store.parts_of(tmp_path / "results.h5")
-    while process.poll() is None and not (parts / "checkpoint.h5").exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        while process.poll() is None and not (parts / "checkpoint.h5").exists():
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert err.endswith("Stopped. What is measured is kept; the same command goes on from the last measurement.\n")
     assert "Traceback" not in err

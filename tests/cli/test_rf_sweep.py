@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from gcref import shards, store
 from gcref.cli import cli
 from gcref.cli.progress import TimeLeft
-from gcref.cli.rf_sweep import QUICK, rf_sweep
+from gcref.cli.rf_sweep import QUICK, _print_summary, rf_sweep
 from gcref.studies.grid import Sweep
 
 TINY = (
@@ -38,7 +38,7 @@ def asked(monkeypatch):
     """Instead of running, keep what the library was asked for."""
     calls = []
 
-    def run_sweep(sweep, out, workers, command, overwrite, progress):
+    def run_sweep(sweep, out, workers, command, overwrite, progress, executor):
         calls.append((sweep, out, workers, overwrite))
         return False
 
@@ -298,6 +298,19 @@ def test_a_terminal_gets_a_bar(tmp_path):
     assert "━" in text
     assert "\x1b[" in text
     assert " s left" in text
+
+
+def test_every_column_of_the_summary_is_whole_however_many_methods_there_are(capsys):
+    methods = ["sgb", "sg2b", "svrg", "gc", "gc-rank4", "exact", "exchange", "sketched", "sketched-drift0.125"]
+    summary = np.zeros(len(methods), store.SUMMARY_DTYPE)
+    summary["method"], summary["variance_mean70"] = methods, 1.5e-100 * np.arange(1, 1 + len(methods))
+    summary["learning_rate"], summary["n_train"] = 0.001, 10000
+    _print_summary(summary)
+    shown = capsys.readouterr().out
+    assert all(f" {method} " in shown for method in methods)
+    row = shown.splitlines()[-2].split()
+    assert row[:4] == ["0.001", "0", "0", "10000"]
+    assert row[4:-1] == [f"{1.5e-100 * (1 + i):.2e}" for i in range(len(methods))]
 
 
 # --------------------------------------------------------------------------------------------------- the time left

@@ -4,12 +4,12 @@ import shutil
 import h5py
 import pytest
 from click.testing import CliRunner
+from sweep_cases import run_here
 
 from gcref.cli import cli
 from gcref.studies.grid import Sweep
 from gcref.studies.image import run_image
 from gcref.studies.image_run import ImageRun
-from gcref.studies.sweep import run_sweep
 
 
 def invoke(*arguments):
@@ -23,7 +23,7 @@ def results(tmp_path_factory):
         learning_rate=(0.1,), overparametrization=(0.5, 1.0), input_dim=(6,), teacher_hidden=(7,), seed=(0,),
         batch_size=4, student_hidden=12, iterations=40, measure_every=10, refresh_every=20,
     )  # fmt: skip
-    run_sweep(sweep, path, 1)
+    run_here(sweep, path)
     return path
 
 

@@ -67,6 +67,19 @@ def test_ties_between_donors_go_to_the_lowest():
     assert_array_equal(np.bincount(labels), [1, 2, 1])
 
 
+def test_a_cluster_of_one_never_gives_and_one_of_two_may():
+    # The cluster of one would cost most, and the two of another together more than the five of the third.
+    cc, cg, gg = products([0, 10, 100, 999], [70, 20, 21, 100, 100, 100, 100, 101])
+    labels = np.array([0, 1, 1, 2, 2, 2, 2, 2])
+    fill_empty_clusters(labels, cc, cg, gg, np.random.default_rng(0))
+    assert_array_equal(np.bincount(labels), [1, 1, 5, 1])
+    # Where nothing else costs anything, the largest gives.
+    cc, cg, gg = products([0, 10, 100, 999], [70, 10, 10, 100, 100, 100, 100, 100])
+    labels = np.array([0, 1, 1, 2, 2, 2, 2, 2])
+    fill_empty_clusters(labels, cc, cg, gg, np.random.default_rng(0))
+    assert_array_equal(np.bincount(labels), [1, 2, 3, 2])
+
+
 def test_nothing_is_drawn_without_an_empty_cluster():
     cc, cg, gg = products([0, 10], [1, 9])
     rng = np.random.default_rng(0)

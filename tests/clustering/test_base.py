@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from gcref.clustering.base import Clusterer, check_integer
 from gcref.clustering.exact import ExactClustering
 from gcref.clustering.low_rank import GradientClustering
+from gcref.clustering.sketched import SketchedClustering
 from gcref.engine.trace import Trace
 
 BOTH = pytest.mark.parametrize("cls", [ExactClustering, GradientClustering])
@@ -110,3 +112,33 @@ def test_a_cold_start_forgets_the_last_fit(cls):
     labels = est.labels_
     np.testing.assert_array_equal(est.fit(some_traces()).labels_, labels)
     assert est.n_iter_ == 2
+
+
+EVERYONES = {"n_clusters": 3, "seed": 0, "warm_start": False, "device": "cpu"}
+ONLINE = {"update": "full", "batch_size": None, "decay": None, "a_share": 1.0, "blocks": None}
+
+
+@pytest.mark.parametrize(
+    ("cls", "own"),
+    [
+        (ExactClustering, {"update": "alternating", "sizes": "sequential", "n_iter": 10, "form": "auto"}),
+        (GradientClustering, {"center": "mean", "rank": 1, "sizes": "sequential", "n_iter": 10, **ONLINE}),
+        (
+            SketchedClustering,
+            {"dim": 128, "drift": 0.0, "n_iter": 20, "check_dim": 32, "accuracy": None, "n_candidates": None},
+        ),
+    ],
+)
+def test_defaults_are_those_documented(cls, own):
+    assert cls(3).get_params() == EVERYONES | own
+
+
+def test_a_clusterer_fits():
+    with pytest.raises(TypeError, match="abstract"):
+        Clusterer()
+
+
+def test_an_integer_at_the_bound_is_taken():
+    check_integer("n", 5, 5)
+    with pytest.raises(ValueError, match="n=4; an integer not below 5 is expected"):
+        check_integer("n", 4, 5)

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from gcref.clustering import exact
 from gcref.clustering.exact import ExactClustering
+from gcref.clustering.points import ExplicitPoints, GramPoints
 from gcref.engine.trace import Trace, per_example_gradients
 from gcref.kernels import cpu
 from gcref.validation import naive
@@ -133,6 +134,29 @@ def test_exchange_stops_when_few_move(monkeypatch):
     assert ExactClustering(2, "exchange", form="explicit").fit(G).n_iter_ == 3
     moves = iter([500, 500, 500])
     assert ExactClustering(2, "exchange", form="explicit", n_iter=2).fit(G).n_iter_ == 2
+
+
+def test_no_move_is_worth_less_than_rounding(monkeypatch):
+    thresholds = []
+    for name in ("exchange_sweep", "exchange_sweep_gram"):
+        monkeypatch.setattr(cpu, name, lambda *args: thresholds.append(args[6]) or 0)
+    G = np.array([[9.0, 0.0], [11.0, 0.0], [10.0, 2.0], [10.0, -2.0]])  # the mean is (10, 0)
+    for form in ("explicit", "gram"):
+        ExactClustering(2, "exchange", form=form).fit(G)
+    ExactClustering(2, "exchange", form="gram").fit([Trace(np.ones((4, 1)), G)])
+    # Of an array the deviations count, of traces the gradients, whose rounding their products have.
+    assert_allclose(thresholds, [1e-12 * 4 * 10, 1e-12 * 4 * 10, 1e-12 * 4 * 410], rtol=1e-14)
+
+
+def test_rounding_makes_no_norm_or_distance_negative():
+    G = np.repeat(1e8 + np.random.default_rng(0).standard_normal((2, 7)), 10, axis=0)
+    points = GramPoints(G @ G.T)
+    assert points.sq_norms.min() >= 0.0
+    assert_array_equal(points.gram.diagonal(), points.sq_norms)
+    assert points.sq_distances().min() >= 0.0
+    points = GramPoints(np.diag([1.0, 4.0, 9.0]))
+    assert_allclose(points.sq_distances(), [[0, 5, 10], [5, 0, 13], [10, 13, 0]], atol=1e-14)
+    assert_allclose(ExplicitPoints(np.diag([1.0, 2.0, 3.0])).sq_distances(), points.sq_distances(), atol=1e-14)
 
 
 def test_sequential_sizes_beat_plain_sampling_and_exchange_beats_both(modes, helpers):

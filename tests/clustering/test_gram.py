@@ -128,6 +128,46 @@ def test_gradients_are_formed_anew_for_each_slice(monkeypatch):
     assert gram_operations(2, 5, 7, 3, 4).eq8 == (3 + 2 * 4) * 70 + 12 * 35
 
 
+@pytest.mark.parametrize(
+    ("sizes", "groups"),
+    [([64] * 9, [4, 4, 1]), ([65] * 4, [3, 1]), ([1, 255, 1], [2, 1]), ([300, 1], [1, 1]), ([0, 256, 1], [2, 1])],
+)
+def test_groups_are_of_256_mebibytes(sizes, groups):
+    batches = [(slice(i, i + 1), [SimpleNamespace(nbytes=size << 20)]) for i, size in enumerate(sizes)]
+    found = list(gram._groups(batches, 0))
+    assert [len(group) for _, group in found] == groups
+    edges = np.cumsum([0, *groups])
+    assert [(rows.start, rows.stop) for rows, _ in found] == list(pairwise(edges))
+
+
+def sizes_of_products(monkeypatch, equation, numbers, rows):
+    """How many examples of a block of (T, I, O) = (2, 5, 7) are multiplied with how many at a time."""
+    rng, seen = np.random.default_rng(0), []
+    traces = [Trace(rng.standard_normal((9, 2, 5)), rng.standard_normal((9, 2, 7)))]
+    G, original = per_example_gradients(traces), gram._slices
+
+    def recording(start, stop, step):
+        seen.append(step)
+        return original(start, stop, step)
+
+    monkeypatch.setattr(gram, "gram_operations", lambda *shape: equation)
+    monkeypatch.setattr(gram, "_NUMBERS", numbers)
+    monkeypatch.setattr(gram, "_ROWS", rows)
+    monkeypatch.setattr(gram, "_slices", recording)
+    assert_allclose(gram_matrix(traces), G @ G.T, rtol=1e-12, atol=1e-12)
+    return seen[:2]
+
+
+@pytest.mark.parametrize(("numbers", "rows", "steps"), [(4 * 35, 2, [4, 4]), (4 * 35 - 1, 9, [3, 3]), (34, 9, [1, 1])])
+def test_few_gradients_are_formed_at_once(monkeypatch, numbers, rows, steps):
+    assert sizes_of_products(monkeypatch, Operations(0, 1), numbers, rows) == steps
+
+
+@pytest.mark.parametrize(("numbers", "rows", "steps"), [(4 * 24, 2, [2, 4]), (4 * 24 - 1, 9, [3, 3]), (23, 9, [1, 1])])
+def test_few_patches_are_formed_at_once(monkeypatch, numbers, rows, steps):
+    assert sizes_of_products(monkeypatch, Operations(1, 0), numbers, rows) == steps
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 12), st.integers(1, 4), st.integers(0, 10**6))
 def test_centring(N, d, seed):

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from gcref.clustering import low_rank
+from gcref.clustering.factored import FactoredPoints
 from gcref.clustering.low_rank import GradientClustering
 from gcref.engine.trace import Trace, per_example_gradients
 from gcref.kernels import cpu
@@ -83,6 +85,32 @@ def test_a_cluster_without_a_member_in_the_mini_batch_keeps_its_center(modes, ce
             assert kept.count(False) == 1
 
 
+def test_nine_tenths_of_a_center_are_kept_by_default(modes):
+    found, named, other = (
+        GradientClustering(5, update="online", batch_size=20, decay=decay, n_iter=3).fit(modes())
+        for decay in (None, 0.9, 0.0)
+    )
+    assert_array_equal(found.objective_, named.objective_)
+    assert (found.objective_ != other.objective_).all()
+
+
+def test_a_step_of_all_examples_or_of_hardly_any(modes):
+    traces, seen = modes(N=60), []
+
+    class Recording(FactoredPoints):
+        def products(self, centers, examples=None):
+            seen.append(None if examples is None else len(examples))
+            return super().products(centers, examples)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(low_rank, "FactoredPoints", Recording)
+        for a_share, n in ((1.0, None), (1, None), (0.999, 60), (0.5, 30), (0.508, 30), (0.509, 31), (1e-9, 1)):
+            seen.clear()
+            est = GradientClustering(3, n_iter=1, a_share=a_share).fit(traces)
+            assert est.sizes_.min() > 0
+            assert seen == ([None, None] if n is None else [n])  # Φ of all takes the products that the next step needs
+
+
 @pytest.mark.parametrize("a_share", [0.1, 0.5])
 def test_the_others_keep_their_labels(modes, a_share):
     traces = modes(N=100)
@@ -91,6 +119,20 @@ def test_the_others_keep_their_labels(modes, a_share):
         before = est.last_labels_
         est.fit(traces)
         assert (est.last_labels_ != before).sum() <= 100 * a_share
+
+
+@pytest.mark.parametrize("center", ["mean", "svd"])
+def test_rounding_makes_no_objective_negative(center):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        one = rng.standard_normal((2, 1, 5))
+        traces = [
+            Trace(np.repeat(factor[:1], 9, axis=0), np.repeat(factor[1:], 9, axis=0))
+            for factor in (one[:, 0], one[::-1, 0])
+        ]
+        est = GradientClustering(2, center=center, a_share=0.5, n_iter=3).fit(traces)
+        assert est.objective_.min() >= 0.0
+        assert est.objective_.max() <= 1e-13 * 81 * (per_example_gradients(traces)[0] ** 2).sum()
 
 
 def test_many_small_a_steps_come_as_far_as_whole_ones(modes):
@@ -134,6 +176,7 @@ def test_sequential_sizes_count_from_those_kept(N, K, seed):
         ({"update": "online", "batch_size": 61}, ValueError, r"batch_size=61 but there are only 60 examples"),
         ({"update": "online", "batch_size": 9, "decay": 1.0}, ValueError, r"decay=1.0; a number of at least 0 and"),
         ({"update": "online", "batch_size": 9, "decay": np.nan}, ValueError, r"decay=nan; a number"),
+        ({"update": "online", "batch_size": 9, "decay": -1e-9}, ValueError, r"decay=-1e-09; a number"),
         ({"update": "online", "batch_size": 9, "decay": "0.5"}, ValueError, r"decay='0.5'; a number"),
         ({"batch_size": 9}, ValueError, r"batch_size=9 with update='full'"),
         ({"decay": 0.5}, ValueError, r"decay=0.5 with update='full'"),

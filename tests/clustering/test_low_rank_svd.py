@@ -151,6 +151,28 @@ def test_a_function_is_called_once_a_pass(rank, passes, modes, helpers):
     assert len(calls) == 1 + (6 + 1) * 2
 
 
+@pytest.mark.parametrize(("rank", "vectors"), [(1, [6, 4, 1]), (2, [8, 4, 1]), (4, [12, 4, 1]), (9, [20, 4, 1])])
+def test_twice_the_rank_and_four_vectors_make_three_power_steps(rank, vectors):
+    shapes, asked = [(30, 20), (4, 50), (7, 1)], []
+
+    def product(V, transposed):
+        asked.append([None if v is None else v.shape for v in V])
+        rng = np.random.default_rng(len(asked))
+        out = [shape[int(transposed)] for shape in shapes]
+        return [None if v is None else rng.standard_normal((*v.shape[:2], n)) for v, n in zip(V, out, strict=True)]
+
+    found = best_of_rank(product, shapes, 3, rank, np.random.default_rng(0))
+    starts = [(3, n, shape[1]) for n, shape in zip(vectors, shapes, strict=True)]
+    assert asked[0] == starts
+    # A block whose vectors span it is done; the first goes on while 6, 12, 18 or 8, 16, … are fewer than 20.
+    assert len(asked) == 6
+    assert all(shapes_of[1:] == [None, None] for shapes_of in asked[2:])
+    assert [shapes_of[0] is None for shapes_of in asked[2:]] == [
+        n * (1 + step // 2) >= 20 for n in vectors[:1] for step in range(4)
+    ]
+    assert [c.shape[1] for c, _ in found] == [min(rank, 4 if i else 20, 50) if i < 2 else 1 for i in range(3)]
+
+
 def test_a_run_restarted_from_stored_centers(modes):
     traces = modes(N=90, T=3)
     once = GradientClustering(7, center="svd", rank=2, n_iter=5).fit(traces)

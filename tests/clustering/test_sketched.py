@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import gcref
 from gcref.clustering.exchange import VectorPoints, exchange, neighbours
-from gcref.clustering.sketched import SketchedClustering
+from gcref.clustering.sketched import SketchedClustering, check_share
 from gcref.clustering.sketches import Sketches, dim_for
 from gcref.engine.trace import Trace, per_example_gradients
 from gcref.kernels import cpu
@@ -73,6 +73,38 @@ def test_neighbours_are_where_a_clusters_mean_would_cost_least():
             costs[b] = naive_sketch.objective(np.zeros(len(members), dtype=int), members, 0.0) - before
         others = sorted((b for b in range(5) if b != a), key=costs.__getitem__)
         assert_array_equal(near[a], sorted(others[:2]))
+
+
+def test_many_neighbours_are_the_nearest_of_many():
+    rng = np.random.default_rng(0)
+    for L in (1, 2, 7, 30, 38):
+        sizes, e, s = rng.integers(1, 9, 40), rng.random(40), rng.standard_normal((40, 3))
+        means = s / sizes[:, None]
+        for a, near in enumerate(neighbours(sizes, e, s, L)):
+            costs = sizes * ((means - means[a]) ** 2).sum(axis=1) + e - sizes * (means**2).sum(axis=1)
+            order = [b for b in np.argsort(costs) if b != a]
+            assert_array_equal(near, np.sort(order[:L]))
+
+
+@pytest.mark.parametrize(("n_candidates", "sweeps"), [(None, "aaa"), (3, "acc"), (4, "aaa"), (9, "aaa")])
+def test_the_first_sweep_looks_at_all_clusters_and_the_others_at_candidates(monkeypatch, n_candidates, sweeps):
+    seen = []
+    monkeypatch.setattr(cpu, "exchange_sweep", lambda *_: seen.append("a"))
+    monkeypatch.setattr(
+        cpu, "exchange_sweep_among", lambda *args: seen.append("c" if args[-1].shape == (4, 3) else "?")
+    )
+    points = VectorPoints(np.random.default_rng(0).standard_normal((12, 2)), n_candidates=n_candidates)
+    for _ in range(3):
+        points.sweep(np.arange(12), np.arange(12) % 4, 4, 0.0)
+    assert "".join(seen) == sweeps
+
+
+def test_drift_is_a_share_of_the_mean_squared_norm():
+    G = np.array([[3.0, 4.0], [0.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
+    points = VectorPoints(G, 0.5)
+    assert_array_equal(points.sq_norms, [25.0, 1.0, 0.0, 2.0])
+    # Two clusters of two: 2·(17 + 9)/… by hand: Σ‖g − c‖² is (9 + 9)/2 and (1 + 1)/2; and 3.5·(4 + 4) of drift.
+    assert points.objective_of(np.array([0, 0, 1, 1]), 2) == pytest.approx(2 * 9 + 2 * 1 + 3.5 * 8, rel=1e-15)
 
 
 @SETTINGS
@@ -291,6 +323,20 @@ def test_bad_arguments_are_named(modes):
     bad[0].D[7, 1] = np.nan
     with pytest.raises(ValueError, match="example 7 is not finite"):
         SketchedClustering(5).fit(bad)
+
+
+def test_bounds_are_in_bounds():
+    for value in (1, 1.0, 3, np.float32(2.0)):
+        check_share("share", value, 1.0, 3.0)
+    check_share("share", 1e300, 0.0, np.inf)
+    for value in (np.nextafter(1.0, 0), np.nextafter(3.0, 4), np.nan, None, True):
+        with pytest.raises(ValueError, match=r"share=.*; a finite number in 1…3 is expected"):
+            check_share("share", value, 1.0, 3.0)
+    with pytest.raises(ValueError, match=r"share=inf; a finite number not below 0 is expected"):
+        check_share("share", np.inf, 0.0, np.inf)
+    SketchedClustering(1, dim=1, check_dim=0, drift=0, n_candidates=1, n_iter=1).fit(
+        [Trace(np.ones((2, 1)), np.ones((2, 1)))]
+    )
 
 
 def test_it_serves_the_estimator():

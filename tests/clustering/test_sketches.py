@@ -161,6 +161,10 @@ def test_foreign_files_are_refused(tmp_path):
     refused("other types or shapes", **good | {"sketches": np.ones(3)})
     refused("other types or shapes", **good | {"sketches": np.ones((3, 2), dtype=np.float32)})
     refused("other types or shapes", **good | {"blocks": np.ones((1, 2), dtype=np.int64)})
+    refused("other types or shapes", **good | {"blocks": np.ones((1, 3))})
+    refused("other types or shapes", **good | {"blocks": np.ones(3, dtype=np.int64)})
+    refused("other types or shapes", **good | {"seed": np.array([0])})
+    refused("other types or shapes", **good | {"seed": np.float64(0)})
     refused("example 0 is not finite", **good | {"sketches": np.full((3, 2), np.nan)})
     refused("does not hold sketches", **good | {"sketches": np.array([{}, {}], dtype=object)})
     (tmp_path / "text.npz").write_text("no archive")
@@ -195,7 +199,42 @@ def test_bad_arguments_are_named(modes):
         sketches.refresh(one, [1, 2])
 
 
+def test_what_is_not_finite_refreshes_nothing(modes):
+    sketches = Sketches(3).add(modes())
+    before, bad = sketches.values.copy(), [t.rows(slice(0, 2)) for t in modes(seed=1)]
+    bad[0].A[1] = np.nan
+    with pytest.raises(NotFiniteError, match="gradient of example 1 is not finite"):
+        sketches.refresh(bad, [4, 5])
+    assert_array_equal(sketches.values, before)
+
+
+def test_no_example_can_be_refreshed(modes):
+    sketches = Sketches(3).add(modes())
+    before = sketches.values.copy()
+    sketches.refresh([t.rows(slice(0, 0)) for t in modes()], np.zeros(0, np.int64))
+    assert_array_equal(sketches.values, before)
+    ends = [t.rows(slice(0, 2)) for t in modes(seed=1)]
+    sketches.refresh(ends, [0, 59])
+    assert (sketches.values != before).all(axis=1).nonzero()[0].tolist() == [0, 59]
+
+
 def test_the_dimension_for_an_accuracy():
     assert dim_for(1.0) == 9
     assert dim_for(0.1) == 900
     assert dim_for(0.25) == 144
+
+
+@pytest.mark.parametrize("block", [0, 1, 5])
+def test_signs_are_those_of_their_stream_for_ever(block):
+    # Sketches that were saved are added to by later versions.
+    rng = np.random.default_rng(np.random.SeedSequence(7, spawn_key=(0x516E, block)))
+    R, Q = Sketches(4, 7)._signs_of(block, Trace(np.ones((2, 3)), np.ones((2, 5), np.float64)))
+    assert_array_equal(R, np.where(rng.integers(0, 2, (4, 3), dtype=np.int8), 1, -1))
+    assert_array_equal(Q, np.where(rng.integers(0, 2, (4, 5), dtype=np.int8), 1, -1))
+    assert {-1, 1} == set(R.ravel()) | set(Q.ravel())
+
+
+def test_sketches_show_what_they_are():
+    assert repr(Sketches(3, 2)) == "Sketches(dim=3, seed=2): 0 examples"
+    assert (Sketches(3).seed, Sketches(3).values.shape, Sketches(3).blocks) == (0, (0, 3), [])
+    Sketches(1, 0)

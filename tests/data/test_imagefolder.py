@@ -127,7 +127,7 @@ def test_nothing_but_broken_images(tmp_path):
 
 
 def test_a_failure_of_the_system_is_not_a_broken_image(folder, monkeypatch):
-    def fails(path, mode="r"):
+    def fails(path, **_):
         raise OSError(24, "Too many open files", path)
 
     monkeypatch.setattr(Image, "open", fails)
@@ -200,7 +200,7 @@ def test_a_folder_that_cannot_be_written(folder, cache_home, monkeypatch):
 def test_nowhere_to_write(folder, cache_home):
     (folder / ".gcref-cache").write_bytes(b"in the way")
     (cache_home / "gcref").write_bytes(b"in the way")
-    refused(folder, r"can be written neither into .*\.gcref-cache nor into .*gcref/decoded: Not a directory$")
+    refused(folder, r"cannot be written into .*\.gcref-cache or .*gcref/decoded: Not a directory$")
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve room on a disk")

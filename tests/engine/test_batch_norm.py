@@ -254,6 +254,24 @@ def test_a_copy_in_another_type_takes_the_running_statistics_along():
     assert (other.running != net.running.astype("float32")).all()
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (batch()[0], np.full(len(batch()[1]), 9), "y has the value 9"),
+        (batch()[0], np.full(len(batch()[1]), -1), "y has the value -1"),
+        (batch()[0], np.full(len(batch()[1]), 0.5), "y has dtype float64"),
+        (np.ones((4, 9, 9, 2)), np.zeros(4, int), "x has shape"),  # which the last layer sees, after every batch norm
+    ],
+)
+def test_what_is_refused_moves_nothing(x, y, message):
+    net = network()
+    before, theta = net.running.copy(), net.theta.copy()
+    with pytest.raises(ValueError, match=message):
+        net.gradient(x, y, training=True)
+    np.testing.assert_array_equal(net.running, before)
+    np.testing.assert_array_equal(net.theta, theta)
+
+
 # ----------------------------------------------------------------------------------------------------- the rest
 
 

@@ -12,7 +12,14 @@ from gcref.kernels import cpu, cuda, cuda_arrays, cuda_kernels, cuda_moments, de
 assert config.ENABLE_CUDASIM or jit.gpu_problem() == "", "set NUMBA_ENABLE_CUDASIM=1"
 
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
-FLOAT32_FIRST = pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+
+
+def first_quick(name, first, *others):
+    """Try one value by default, and the others, as the simulator takes seconds a kernel, only where slow tests run."""
+    return pytest.mark.parametrize(name, [first, *(pytest.param(other, marks=pytest.mark.slow) for other in others)])
+
+
+FLOAT32_FIRST = first_quick("dtype", "float32", "float64")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -55,8 +62,8 @@ def assert_twins(name, arrays, terms, dtype, module=cpu):
 # ------------------------------------------------------------------------------------------ products and sketches
 
 
-@DTYPES
-@pytest.mark.parametrize("T", [1, 3])
+@FLOAT32_FIRST
+@first_quick("T", 3, 1)
 def test_products_from_traces(T, dtype):
     A, D, A2, D2 = normal(5, T, 3, dtype=dtype), normal(5, T, 2, dtype=dtype), normal(3, 2, 3), normal(3, 2, 2)
     A2, D2 = A2.astype(dtype), D2.astype(dtype)
@@ -74,8 +81,8 @@ def test_products_of_gradients(dtype):
     assert_twins("row_sq_norms", (G.reshape(3, 15),), 15 + 2, "float64")
 
 
-@DTYPES
-@pytest.mark.parametrize("T", [1, 3])
+@FLOAT32_FIRST
+@first_quick("T", 3, 1)
 def test_sketches(T, dtype):
     a, b = normal(4, T, 3, dtype=dtype), normal(4, T, 3, seed=1, dtype=dtype)
     G, R, Q = normal(4, 3, 2, dtype=dtype), normal(3, 3, dtype=dtype), normal(3, 2, dtype=dtype)
@@ -145,7 +152,7 @@ def integers(N, K, d=3, seed=0, dtype="float64"):
     return rng.integers(-2, 3, (N, d)).astype(dtype), rng.integers(-2, 3, (K, d)).astype(float), rng
 
 
-@pytest.mark.parametrize("K", [1, 4, 11])  # fewer than a block has threads, as many, and more
+@first_quick("K", 11, 4, 1)  # more than a block has threads, as many, and fewer
 def test_a_steps_with_ties(K):
     G, C, rng = integers(8, K)
     products = (C**2).sum(1), G @ C.T, (G**2).sum(1)
@@ -173,7 +180,7 @@ def test_a_step_where_no_cost_is_finite_and_where_rounding_is_below_zero():
         assert_array_equal(cuda.a_step_sequential(*arrays[:3], order), cpu.a_step_sequential(*arrays[:3], order))
 
 
-@DTYPES
+@FLOAT32_FIRST
 def test_spread(dtype):
     G, C, labels = normal(9, 3, dtype=dtype), normal(3, 3), np.array([0, 0, 2, 2, 2, 2, 2, 2, 0])
     # Every term is a square, so that the sum is its own magnitude; a difference is rounded by eps of its parts.
@@ -207,8 +214,8 @@ def both(name, G, before, *arguments):
 
 
 @FLOAT32_FIRST
-@pytest.mark.parametrize("K", [1, 3, 5])
-@pytest.mark.parametrize("drift", [pytest.param(0.0, marks=pytest.mark.slow), 0.25])
+@first_quick("K", 3, 1, 5)
+@first_quick("drift", 0.25, 0.0)
 def test_sweeps_of_whole_numbers_are_equal_to_the_last_bit(K, drift, dtype):
     G, _, rng = integers(9, K, dtype=dtype)
     order, labels = rng.permutation(9), rng.permutation(9) % K
@@ -234,7 +241,8 @@ def test_sweeps_of_whole_numbers_are_equal_to_the_last_bit(K, drift, dtype):
     assert moved > 0 or K == 1
 
 
-@FLOAT32_FIRST
+@pytest.mark.slow
+@DTYPES
 def test_sweeps_of_real_numbers(dtype):
     K, d = 4, 7
     G = normal(13, d, dtype=dtype)
@@ -326,6 +334,7 @@ def test_arrays_on_the_device_are_taken_and_updated_there():
     assert_array_equal(cuda.grouped_sums(cuda_arrays.put(G), labels, 3), cpu.grouped_sums(G, on_host[0], 3))
 
 
+@pytest.mark.slow
 def test_no_bit_depends_on_the_number_of_blocks(monkeypatch):
     A, D, labels = normal(9, 1, 5), normal(9, 1, 3), np.arange(9) % 2
 

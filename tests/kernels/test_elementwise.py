@@ -242,3 +242,17 @@ def test_sums_are_added_in_float64(case):
     run(case, "accumulate", got, part.reshape(-1))
     naive.accumulate(want, part.reshape(-1))
     assert_array_equal(got, want)
+
+
+@SETTINGS
+@given(cases, st.integers(1, 40))
+def test_scaled_sums_are_added_in_float64(case, n_columns):
+    rng = np.random.default_rng(case["seed"])
+    shape = case["rows"], n_columns
+    part = rng.standard_normal(shape).astype(case["dtype"])
+    rows, columns = np.ldexp(1.0, rng.integers(-250, 250, shape[0])), np.ldexp(1.0, rng.integers(-250, 250, shape[1]))
+    got, want = np.full(shape, 0.1), np.full(shape, 0.1)
+    run(case, "accumulate_scaled", got, part, rows, columns)
+    naive.accumulate_scaled(want, part, rows, columns)
+    # A product and its sum may be rounded once, fused, or twice.
+    np.testing.assert_allclose(got, want, rtol=2 * np.finfo(np.float64).eps, atol=2 * np.finfo(np.float64).eps)

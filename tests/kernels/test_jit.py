@@ -1,6 +1,3 @@
-from types import SimpleNamespace
-
-import numba
 import pytest
 
 from gcref.kernels import jit
@@ -10,12 +7,10 @@ from gcref.kernels import jit
 def no_folder(monkeypatch):
     """Let numba find no folder that its cache could be written to."""
 
-    def njit(cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return numba.njit(**options)
+    def refused(function):
+        raise RuntimeError("cannot cache function: no locator available")
 
-    monkeypatch.setattr(jit, "numba", SimpleNamespace(njit=njit))
+    monkeypatch.setattr(jit, "_DiskCache", refused)
     monkeypatch.setattr(jit, "CACHE", True)
 
 
@@ -30,11 +25,12 @@ def test_without_a_place_for_the_cache_kernels_compile_all_the_same(no_folder, d
 
 
 def test_no_cache_is_asked_for_where_it_is_turned_off(monkeypatch):
-    asked = []
-    njit = lambda **options: asked.append(options) or (lambda function: function)  # noqa: E731
-    monkeypatch.setattr(jit, "numba", SimpleNamespace(njit=njit))
+    monkeypatch.setattr(jit, "_DiskCache", None)  # which cannot be called
     monkeypatch.setattr(jit, "CACHE", False)
-    jit.jit(add)
-    jit.fast_jit(add)
-    assert [options.get("cache", False) for options in asked] == [False, False]
-    assert [bool(options.get("fastmath")) for options in asked] == [False, True]
+    kernels = [jit.jit(add), jit.fast_jit(add)]
+    assert [kernel(1.0, 2.0) for kernel in kernels] == [3.0, 3.0]
+    assert [kernel.stats.cache_path for kernel in kernels] == [None, None]
+
+
+def test_sums_are_reordered_only_where_asked():
+    assert [bool(kernel.targetoptions.get("fastmath")) for kernel in (jit.jit(add), jit.fast_jit(add))] == [False, True]

@@ -99,3 +99,33 @@ def test_the_pool_and_the_caller_are_as_many_as_the_threads(monkeypatch):
         for future in [pool.submit(barrier.wait) for _ in range(2)]:
             future.result()
         assert pool._max_workers == 2
+
+
+def test_blas_is_asked_itself():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    found = threadpoolctl.threadpool_info()
+    of_numpy = [pool["num_threads"] for pool in found if pool["user_api"] == "blas" and "numpy" in pool["filepath"]]
+    if not of_numpy:
+        pytest.skip("this NumPy comes without a BLAS of its own")
+    with threadpoolctl.threadpool_limits(1):
+        assert threads.in_effect().blas == 1
+    assert threads.in_effect() == (of_numpy[0], threads.n_threads())
+
+
+@pytest.mark.parametrize(
+    ("variables", "want"),
+    [
+        ({}, 7),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, 2),
+        ({"OMP_NUM_THREADS": "many"}, 7),
+    ],
+)
+def test_another_blas_is_known_by_its_variables(monkeypatch, variables, want):
+    monkeypatch.setattr(threads.ctypes, "CDLL", lambda path: object())
+    monkeypatch.setattr(threads, "_n_cores", lambda: 7)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert threads.in_effect().blas == want

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from gcref import executor, store
+from gcref import cores, executor, store
 from gcref.studies import random_features as study
 from gcref.studies.grid import Sweep
 from gcref.studies.sweep import run_sweep
@@ -110,23 +110,23 @@ class TestDask:
 
     def test_the_bytes_are_those_of_one_process(self, long_sweep, reference, tmp_path):
         path = tmp_path / "results.h5"
-        with executor.dask_pool(n_workers=2) as (pool, n_workers):
-            assert n_workers == 2
-            assert run_sweep(long_sweep, path, n_workers, executor=pool)
+        with executor.dask_pool(n_workers=2) as pool:
+            assert pool.n_workers == 2
+            assert run_sweep(long_sweep, path, pool.n_workers, executor=pool)
         assert differences(reference, path) == []
 
     def test_a_lost_worker_is_replaced(self, long_sweep, reference, tmp_path):
         path = tmp_path / "results.h5"
-        with executor.dask_pool(n_workers=2) as (pool, n_workers):
+        with executor.dask_pool(n_workers=2) as pool:
             victim = pool.submit(os.getpid).result()
             killer = when_there_are_shards(store.parts_of(path), lambda: os.kill(victim, signal.SIGKILL))
-            assert run_sweep(long_sweep, path, n_workers, executor=pool)
+            assert run_sweep(long_sweep, path, pool.n_workers, executor=pool)
             killer.join()
         assert differences(reference, path) == []
 
     def test_work_that_kills_every_worker_is_named(self):
         lost = pytest.raises(BrokenProcessPool, match="were lost over one piece of work")
-        with lost, executor.dask_pool(n_workers=2) as (pool, _):
+        with lost, executor.dask_pool(n_workers=2) as pool:
             pool.submit(os._exit, 1).result()
 
     def test_a_scheduler_elsewhere(self, long_sweep, reference, tmp_path):
@@ -134,12 +134,12 @@ class TestDask:
 
         path = tmp_path / "results.h5"
         with (
-            executor.single_threaded_children(),
+            cores.single_threaded_children(),
             LocalCluster(2, threads_per_worker=1, dashboard_address=None) as there,
-            executor.dask_pool(there.scheduler_address) as (pool, n_workers),
+            executor.dask_pool(there.scheduler_address) as pool,
         ):
-            assert n_workers == 2
-            run_sweep(long_sweep, path, n_workers, executor=pool)
+            assert pool.n_workers == 2
+            run_sweep(long_sweep, path, pool.n_workers, executor=pool)
         assert differences(reference, path) == []
 
     def test_workers_with_several_threads_are_refused(self):

@@ -13,8 +13,9 @@ from gcref.studies.image_run import ImageRun
 
 
 def digits(**changes):
-    values = {"dataset": "digits", "hidden": (8,), "n_examples": 100, "n_test_examples": 30, "batch_size": 10}
-    return ImageRun(**(values | changes))
+    values = {"dataset": "digits", "n_examples": 100, "n_test_examples": 30, "batch_size": 10}
+    hidden = {} if "model" in changes else {"hidden": (8,)}
+    return ImageRun(**(values | hidden | changes))
 
 
 def standardized(x, like):

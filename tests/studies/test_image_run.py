@@ -84,7 +84,7 @@ def test_an_unknown_preset_and_unknown_arguments():
 # ------------------------------------------------------------------------------------------------------------ as text
 
 ODD = ImageRun(
-    dataset="cifar100", model="cnn", hidden=(3,), width=2, norm="batch", n_examples=50, n_test_examples=7,
+    dataset="cifar100", model="cnn", width=2, norm="batch", n_examples=50, n_test_examples=7,
     image_size=9, skip_broken=True, label_smoothing=0.1, corrupt_fraction=1.0, duplicate_fraction=0.3, n_originals=2,
     augment=True, batch_size=3, learning_rate=1 / 3, momentum=0.0, weight_decay=0.0, milestones=(1, 7),
     methods=("gc", "sgb"), method="monte-carlo", n_estimates=2, gc_iterations=4, seed=2**31 - 1, precision="float64",
@@ -92,7 +92,10 @@ ODD = ImageRun(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("run", [*(preset(name, {}) for name in PRESETS), ODD], ids=[*PRESETS, "odd"])
+RUNS = {**{name: preset(name, {}) for name in PRESETS}, "odd": ODD, "hidden": ImageRun(hidden=(3,), **SMALL)}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_json_and_back(run):
     text = run.to_json()
     assert json.loads(text)["schema"] == "image/1"
@@ -104,7 +107,8 @@ def test_every_field_is_in_the_json():
     names = {f.name for f in dataclasses.fields(ImageRun)}
     assert set(json.loads(ODD.to_json())) == names
     alike = {name for name in names if getattr(ODD, name) == getattr(ImageRun(), name)}
-    assert alike == {"schema"}
+    assert alike == {"schema", "hidden"}
+    assert json.loads(ImageRun(hidden=(3, 2)).to_json())["hidden"] == [3, 2]
 
 
 def altered(**changes):
@@ -246,6 +250,10 @@ def test_options_of_one_model_are_no_others():
     assert ImageRun(model="mlp", norm="none").norm == "none"
     with pytest.raises(ValueError, match="width=4 has no meaning for model='linear'"):
         ImageRun(model="linear", width=4)
+    for model in ("linear", "cnn", "resnet8"):
+        with pytest.raises(ValueError, match=rf"hidden=\[8\] has no meaning for model='{model}'"):
+            ImageRun(model=model, hidden=(8,))
+        assert ImageRun(model=model, hidden=(1024, 1024)) == ImageRun(model=model)
 
 
 def test_digits_are_too_small_to_be_cropped():

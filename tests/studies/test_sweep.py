@@ -5,6 +5,7 @@ import dataclasses
 import h5py
 import numpy as np
 import pytest
+from sweep_cases import run_here
 
 from gcref import shards, store
 from gcref.studies import random_features as study
@@ -101,7 +102,7 @@ def test_an_interrupt_leaves_the_file_that_was_to_be_replaced(sweep, undisturbed
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr("gcref.studies.sweep._run", interrupt)
+        context.setattr("gcref.studies.sweep._Run.here", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_sweep(sweep, path, 1, overwrite=True)
     assert path.read_bytes() == undisturbed.read_bytes()
@@ -126,7 +127,7 @@ def test_the_target_of_a_link_is_written(sweep, undisturbed, tmp_path):
     (tmp_path / "real").mkdir()
     link = tmp_path / "link.h5"
     link.symlink_to(tmp_path / "real" / "results.h5")
-    assert run_sweep(sweep, link, 1)
+    run_here(sweep, link)
     assert link.is_symlink()
     assert differences(undisturbed, tmp_path / "real" / "results.h5") == []
 
@@ -172,7 +173,7 @@ def test_a_damaged_shard_is_computed_again(sweep, undisturbed, tmp_path, damage)
             offset = file[shard.stem]["variance/gc"].id.get_offset()
         data[offset + 8] ^= 1
     shard.write_bytes({"flipped": data, "cut": data[:-100], "empty": b"", "text": b"text"}[damage])
-    assert run_sweep(sweep, path, 1)
+    run_here(sweep, path)
     assert differences(undisturbed, path) == []
 
 
@@ -192,7 +193,7 @@ def test_a_diverging_sweep_is_written(sweep, tmp_path):
         learning_rate=(0.1, 1e6), overparametrization=(0.5,), input_dim=(6,), teacher_hidden=(7,), seed=(0,),
         batch_size=4, student_hidden=12, weight_decay=1.0, iterations=200, refresh_every=100,
     )  # fmt: skip
-    assert run_sweep(wild, path, 1)
+    run_here(wild, path)
     with h5py.File(path) as file:
         status = [file["trajectories"][spec.id].attrs["status"] for spec in wild.specs()]
     assert status == ["complete", "diverged"]

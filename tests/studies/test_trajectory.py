@@ -21,7 +21,7 @@ RUN = ImageRun(
     measure_every=10, refresh_every=20, gc_iterations=3, learning_rate=0.05, momentum=0.9, weight_decay=0.01,
     milestones=(7, 15), seed=3, precision="float64",
 )  # fmt: skip
-NORMED = dataclasses.replace(RUN, model="cnn", norm="batch", width=1, precision="float32")
+NORMED = dataclasses.replace(RUN, model="cnn", hidden=ImageRun.hidden, norm="batch", width=1, precision="float32")
 
 
 def begin(run):
@@ -300,7 +300,7 @@ def test_traces_that_are_kept_and_traces_computed_anew_give_the_same_clusters(mo
     monkeypatch.setattr(module, "KEPT_BYTES", 0)
     anew.refresh()
     assert_same(kept.state(), anew.state())
-    assert not isinstance(module._traces(anew.net, anew.data.train), list)
+    assert not isinstance(module.Traces(anew.net, anew.data.train).kept(), list)
 
 
 def test_evaluating_in_pieces(monkeypatch):
@@ -327,9 +327,9 @@ def test_a_loss_that_is_not_finite_ends_it():
 
 
 def test_gradients_that_overflow_where_the_loss_does_not_end_it():
-    trajectory = begin(dataclasses.replace(RUN, hidden=(8, 8), precision="float32", methods=("sgb", "svrg")))
+    trajectory = begin(dataclasses.replace(RUN, hidden=(8, 8), precision="float64", methods=("sgb", "svrg")))
     trajectory.refresh()
-    trajectory.net.theta *= 1e12
+    trajectory.net.theta *= 1e90
     with np.errstate(over="ignore", invalid="ignore"):
         assert np.isfinite(evaluate(trajectory.net, trajectory.data.train)[0])
         trajectory.measure()
@@ -350,7 +350,7 @@ def test_gradients_that_cannot_be_clustered_end_it():
 
 def through_a_file(state, folder):
     """What a run that was killed finds again."""
-    shards.write_shard(folder, "checkpoint", {}, state, compress=False)
+    shards.write_shard(folder, "checkpoint", {}, state, lasting=False)
     return shards.read_shard(folder, "checkpoint")[1]
 
 

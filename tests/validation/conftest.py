@@ -1,9 +1,9 @@
 import shutil
 
 import pytest
+from sweep_cases import run_here
 
 from gcref.studies.grid import Sweep
-from gcref.studies.sweep import run_sweep
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def tiny():
 @pytest.fixture(scope="session")
 def pristine(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("pristine") / "results.h5"
-    run_sweep(tiny, path, 1)
+    run_here(tiny, path)
     return path
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from sweep_cases import run_here
 
-from gcref import shards, store
+from gcref import store
 from gcref.data import reference
-from gcref.studies import random_features as study
 from gcref.studies.grid import Sweep
-from gcref.studies.sweep import run_sweep
 from gcref.validation import claims, section_4_2, section_4_3
 from gcref.validation.verdicts import FAILS, HOLDS, UNJUDGED, Table
 
@@ -25,20 +24,14 @@ SMALL = {
 
 def in_process(path: Path, **changes) -> Path:
     """Write the file of a small sweep, without a pool of workers."""
-    sweep = Sweep(**SMALL | changes)
-    shards.claim(path, sweep.to_json())
-    for unit in study.units(sweep, sweep.specs()):
-        study.run_unit(sweep, unit, str(store.parts_of(path)))
-    assert run_sweep(sweep, path, 1)  # it only merges
-    return path
+    return run_here(Sweep(**SMALL | changes), path)
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     path = tmp_path_factory.mktemp("real") / "results.h5"
     more = {"learning_rate": (0.01, 0.1), "duplicate_fraction": (0.0, 0.2, 0.5)}
-    assert run_sweep(Sweep(**SMALL | more), path, n_workers=1)
-    return path
+    return run_here(Sweep(**SMALL | more), path)
 
 
 @pytest.fixture

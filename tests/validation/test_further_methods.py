@@ -6,12 +6,12 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+from sweep_cases import run_here
 
 from gcref import store
 from gcref.clustering.exact import ExactClustering
 from gcref.studies.image import run_image
 from gcref.studies.image_run import ImageRun
-from gcref.studies.sweep import run_sweep
 from gcref.validation import image_recompute, image_results, recompute, results
 from gcref.validation.clusterings import PlainExchange
 
@@ -34,7 +34,7 @@ IMAGES = {
 @pytest.fixture(scope="module")
 def sweeps(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("further") / "results.h5"
-    run_sweep(dataclasses.replace(tiny, methods=METHODS), path, 1)
+    run_here(dataclasses.replace(tiny, methods=METHODS), path)
     return path
 
 
@@ -118,7 +118,7 @@ def test_workers_find_the_same(sweeps, unsampled):
 @pytest.mark.parametrize("methods", [("exchange",), ("sketched", "sg2b"), ("exact", "gc-rank4", "svrg")])
 def test_sweeps_of_some_methods(tiny, tmp_path, unsampled, methods):
     path = tmp_path / "results.h5"
-    run_sweep(dataclasses.replace(tiny, methods=methods), path, 1)
+    run_here(dataclasses.replace(tiny, methods=methods), path)
     checks = checks_of(results, path)
     assert all(check.passed for check in checks.values())
     assert ("exchange: labels" in checks) == ("exchange" in methods)
@@ -176,7 +176,7 @@ def test_changed_contents_of_a_sweep_are_found(sweeps, tmp_path, unsampled, chan
 def test_what_a_diverging_sweep_hides_is_told(tiny, tmp_path, unsampled):
     path = tmp_path / "results.h5"
     protocol = {"weight_decay": 1.0, "iterations": 400, "measure_every": 20, "refresh_every": 200}
-    run_sweep(dataclasses.replace(tiny, learning_rate=(9.0,), methods=METHODS, **protocol), path, 1)
+    run_here(dataclasses.replace(tiny, learning_rate=(9.0,), methods=METHODS, **protocol), path)
     checks = checks_of(results, path)
     assert all(check.passed for check in checks.values())
     assert "the numbers cannot be recomputed" in checks["replay: numbers"].note
@@ -226,12 +226,15 @@ def test_an_image_run_as_it_was_written(image):
         assert checks["objective"].n == 3 * len(set(run.methods) - {"svrg"})
     else:
         assert checks["draws"].n == 3 * 3 * len(run.methods)
+    assert checks["exchange: objective"].n == 2  # refreshes
+    assert checks["exchange: objective"].worst == 0
 
 
 def test_a_large_image_run_as_it_was_written(image, monkeypatch):
     monkeypatch.setattr(image_recompute, "LARGEST", 0)
     checks = checks_of(image_results, image, n_examples=5)
     assert "gradients" in checks
+    assert checks["exchange: objective"].n == 2
     assert {check.verdict for check in checks.values()} <= {"pass", "nothing"}
 
 
@@ -253,6 +256,17 @@ def test_changed_labels_of_an_image_run_are_found(image, tmp_path):
     checks = checks_of(image_results, changed(image, tmp_path, lambda group: shift_labels(group, 20)))
     assert places(checks["parameters"]) == {(f"labels/{m}", 20) for m in FURTHER}
     assert places(checks[row]) >= {(f"variance/{m}", 20) for m in FURTHER}
+
+
+@pytest.mark.parametrize(("first", "refresh"), [(0, 0), (40, 20)])
+def test_labels_of_exchange_of_an_image_run_that_are_no_better_are_found(image, tmp_path, first, refresh):
+    def shuffle(group):
+        for point in (0, 20) if first == 0 else (40,):
+            labels = group[f"snapshots/{point}/labels/exchange"]
+            labels[...] = np.random.default_rng(first).permutation(labels[()])
+
+    checks = checks_of(image_results, changed(image, tmp_path, shuffle))
+    assert places(checks["exchange: objective"]) == {("Φ of labels/exchange", refresh)}
 
 
 def test_an_empty_cluster_of_an_image_run_is_found(image, tmp_path):

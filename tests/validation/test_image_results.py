@@ -30,12 +30,20 @@ RUNS = {
     "no snapshots": dataclasses.replace(MLP, snapshots="none"),
     "monte-carlo": dataclasses.replace(MLP, method="monte-carlo", n_estimates=10),
     "monte-carlo float64": dataclasses.replace(MLP, method="monte-carlo", n_estimates=10, precision="float64"),
-    "batch norm": dataclasses.replace(MLP, model="resnet8", hidden=(), width=2, norm="batch", iterations=20),
-    "residual float64": dataclasses.replace(MLP, model="resnet8", hidden=(), width=2, precision="float64"),
-    "changed data": dataclasses.replace(
-        MLP, model="cnn", width=1, label_smoothing=0.1, corrupt_fraction=0.2, duplicate_fraction=0.5
+    "batch norm": dataclasses.replace(
+        MLP, model="resnet8", hidden=ImageRun.hidden, width=2, norm="batch", iterations=20
     ),
-    "some methods": dataclasses.replace(MLP, methods=("gc", "sg2b"), model="linear"),
+    "residual float64": dataclasses.replace(MLP, model="resnet8", hidden=ImageRun.hidden, width=2, precision="float64"),
+    "changed data": dataclasses.replace(
+        MLP,
+        model="cnn",
+        hidden=ImageRun.hidden,
+        width=1,
+        label_smoothing=0.1,
+        corrupt_fraction=0.2,
+        duplicate_fraction=0.5,
+    ),
+    "some methods": dataclasses.replace(MLP, methods=("gc", "sg2b"), model="linear", hidden=ImageRun.hidden),
     "diverged": dataclasses.replace(MLP, learning_rate=1e30, milestones=()),
 }
 FEW = 5  # examples whose gradients are written out beside the sums

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+from sweep_cases import run_here
 
 from gcref import store
-from gcref.studies.sweep import run_sweep
 from gcref.validation import results as recomputation
 
 ID = "lr0.1-ratio0.5-in6-teacher7-dup0-seed0"
@@ -77,7 +77,7 @@ def test_workers_find_the_same(pristine):
 )
 def test_other_protocols(tiny, tmp_path, changes):
     path = tmp_path / "results.h5"
-    run_sweep(dataclasses.replace(tiny, **changes), path, 1)
+    run_here(dataclasses.replace(tiny, **changes), path)
     if "iterations" in changes:
         with h5py.File(path) as file:
             assert {group.attrs["status"] for group in file["trajectories"].values()} == {"diverged"}
@@ -87,7 +87,7 @@ def test_other_protocols(tiny, tmp_path, changes):
 def test_chaos_is_told_and_not_blamed(tiny, tmp_path, unsampled):
     path = tmp_path / "results.h5"
     chaotic = {"learning_rate": (30.0,), "iterations": 4000, "measure_every": 500, "refresh_every": 2000}
-    run_sweep(dataclasses.replace(tiny, **chaotic), path, 1)
+    run_here(dataclasses.replace(tiny, **chaotic), path)
     checks = {check.name: check for check in recomputation.validate(path)}
     assert all(check.passed for check in checks.values())
     assert "the numbers cannot be recomputed" in checks["replay: numbers"].note
@@ -168,7 +168,6 @@ TAMPERED = {
     "a soft link": (lambda g: g.__setitem__("more", h5py.SoftLink("/summary")), {"contents"}),
     "a second name": (lambda g: g.__setitem__("variance/again", g["variance/gc"]), {"contents"}),
     "a way back up": (lambda g: g.__setitem__("snapshots/up", g), {"contents"}),
-    "an external file": (lambda g: elsewhere(g, "variance/gc"), {"contents"}),
     "seconds in float32": (lambda g: g.attrs.__setitem__("seconds", np.float32(1.0)), {"contents"}),
     "renamed clusters": (lambda g: swap_clusters(g, 20), {"labels"}),
     "no variance": (lambda g: g.__delitem__("variance/gc"), {"contents"}),
@@ -241,7 +240,7 @@ def test_a_trajectory_cannot_be_forged_away(results, unsampled):
 def test_what_a_diverging_trajectory_hides_is_told(tiny, tmp_path, unsampled, learning_rate):
     path = tmp_path / "results.h5"
     protocol = {"weight_decay": 1.0, "iterations": 400, "measure_every": 20, "refresh_every": 200}
-    run_sweep(dataclasses.replace(tiny, learning_rate=(learning_rate,), **protocol), path, 1)
+    run_here(dataclasses.replace(tiny, learning_rate=(learning_rate,), **protocol), path)
     with h5py.File(path) as file:
         assert {group.attrs["status"] for group in file["trajectories"].values()} == {"diverged"}
     checks = {check.name: check for check in recomputation.validate(path)}
@@ -367,6 +366,14 @@ def test_a_crash_of_hdf5_is_told_in_one_sentence(results, monkeypatch):
     monkeypatch.setattr(recomputation, "process_pool", crashing_pool)
     with pytest.raises(store.StoreError, match="HDF5 broke down"):
         recomputation.validate(results, 1)
+
+
+def test_numbers_in_another_file_are_refused(results):
+    with h5py.File(results, "a") as file:
+        elsewhere(file[f"trajectories/{ID}"], "variance/gc")
+        reseal(file)
+    with pytest.raises(store.StoreError, match=r"variance/gc' is a link to another file$"):
+        recomputation.validate(results)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": "images/1"}', "not JSON"])
