@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
@@ -77,7 +78,7 @@ def process_pool(n_workers: int) -> Iterator[Executor]:
             yield pool
             pool.shutdown(wait=True)
         except BaseException as error:
-            end = _how_it_ended(workers)
+            end = _how_it_ended(workers) if isinstance(error, BrokenProcessPool) else ""
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
                 process.join()  # so that nothing is written any more once this returns
@@ -89,12 +90,15 @@ def process_pool(n_workers: int) -> Iterator[Executor]:
 
 def _how_it_ended(workers: set[multiprocessing.process.BaseProcess]) -> str:
     """Say which worker ended first, and by which signal; the pool itself ends the others by SIGTERM."""
-    for worker in workers:
-        code = worker.exitcode
-        if code is not None and code not in (0, -signal.SIGTERM):
-            reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            hint = ", most often for want of memory" if reason == "SIGKILL" else ""
-            return f"the worker process {worker.pid} was ended by {reason}{hint}"
+    end = time.monotonic() + 1.0  # a thread of the pool may have reaped a worker and not yet written that down
+    while time.monotonic() < end:
+        for worker in workers:
+            code = worker.exitcode
+            if code is not None and code not in (0, -signal.SIGTERM):
+                reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                hint = ", most often for want of memory" if reason == "SIGKILL" else ""
+                return f"the worker process {worker.pid} was ended by {reason}{hint}"
+        time.sleep(0.01)
     return "a worker process ended in the middle of its work"
 
 

@@ -43,16 +43,21 @@ def in_effect() -> InEffect:
     return InEffect(blas_threads(), n_threads())
 
 
-@cache
 def blas_threads() -> int:
     """Ask NumPy's OpenBLAS; of another BLAS return what its variables say, else that it takes every core."""
-    library = ctypes.CDLL(np.linalg._umath_linalg.__file__)  # which finds what it is linked with, too
-    for prefix, suffix in itertools.product(("scipy_", ""), ("64_", "")):
-        found = getattr(library, f"{prefix}openblas_get_num_threads{suffix}", None)
-        if found is not None:
-            return int(found())
+    ask = _openblas()
+    if ask is not None:
+        return int(ask())
     asked = [os.environ.get(name, "") for name in ("MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS")]
     return next((int(number) for number in asked if number.isdecimal() and int(number) > 0), n_cores())
+
+
+@cache
+def _openblas() -> Callable[[], int] | None:
+    """Return what NumPy's OpenBLAS tells its number of threads by; None where NumPy has another BLAS."""
+    library = ctypes.CDLL(np.linalg._umath_linalg.__file__)  # which finds what it is linked with, too
+    names = [f"{a}openblas_get_num_threads{b}" for a, b in itertools.product(("scipy_", ""), ("64_", ""))]
+    return next((getattr(library, name) for name in names if hasattr(library, name)), None)
 
 
 @cache

@@ -92,9 +92,8 @@ def test_info_shows_that_no_run_has_more_threads_than_cores(variables):
     rows = re.findall(r"(\S+) +(\d+) \w+ × max\(BLAS (\d+), Numba (\d+)\) = (\d+) threads(.*)\n", shown)
     assert [row[0] for row in rows] == ["rf-sweep", "image", "cluster"]
     cores = n_cores()
-    one = 1 if variables else cores
     found = [tuple(map(int, row[1:5])) for row in rows]
-    assert found == [(cores, 1, 1, cores), (1, one, cores, cores), (1, one, cores, cores)]
+    assert found == [(cores, 1, 1, cores), (1, 1, cores, cores), (1, 1, cores, cores)]
     assert not any(row[5] for row in rows)
 
 

@@ -105,7 +105,7 @@ def test_every_choice_is_the_librarys():
 def test_there_is_an_option_for_every_field():
     names = {option.name for option in command.params}
     fields = {field.name for field in dataclasses.fields(ImageRun)} - {"schema"}
-    assert names == fields | {"out", "preset", "data_dir", "overwrite"}
+    assert names == fields | {"out", "preset", "data_dir", "overwrite", "dask", "scheduler"}
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,8 @@ def test_rounding_makes_no_norm_or_distance_negative():
     assert points.sq_norms.min() >= 0.0
     assert_array_equal(points.gram.diagonal(), points.sq_norms)
     assert points.sq_distances().min() >= 0.0
+    G += 1e-6 * np.random.default_rng(1).standard_normal(G.shape)  # distances that rounding drowns
+    assert (GramPoints(G @ G.T).sq_distances() == 0.0).sum() > 20
     points = GramPoints(np.diag([1.0, 4.0, 9.0]))
     assert_allclose(points.sq_distances(), [[0, 5, 10], [5, 0, 13], [10, 13, 0]], atol=1e-14)
     assert_allclose(ExplicitPoints(np.diag([1.0, 2.0, 3.0])).sq_distances(), points.sq_distances(), atol=1e-14)
@@ -302,6 +304,22 @@ def test_the_form_is_chosen_by_operations_and_memory(modes, monkeypatch):
 def test_bad_input_is_named(params, G, error, message):
     with pytest.raises(error, match=re.escape(message)):
         ExactClustering(2, **params).fit(G)
+
+
+def test_a_warm_start_takes_labels_where_the_form_has_no_centers(modes):
+    G = per_example_gradients(modes(N=80))
+    once = ExactClustering(5, n_iter=4, form="gram").fit(G)
+    est = ExactClustering(5, n_iter=2, form="explicit", warm_start=True).fit(G)
+    est.set_params(form="gram").fit(G)
+    assert_allclose(est.objective_, once.objective_[2:], rtol=1e-10)
+    assert_array_equal(est.last_labels_, once.last_labels_)
+    assert est.centers_ is None
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.longdouble, np.int32, bool])
+def test_other_numbers_become_float64(dtype):
+    G = np.array([[0, 0], [0, 1], [1, 0]], dtype=dtype)
+    assert ExactClustering(2, form="explicit").fit(G).centers_.dtype == np.float64
 
 
 def test_integers_and_lists_are_gradients_too():

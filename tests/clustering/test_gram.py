@@ -117,6 +117,7 @@ def test_the_form_is_chosen_before_any_gradient_is_made(modes, monkeypatch):
     [
         ((1, 5, 7), 3, 4, Operations((3 + 4) * 35 + 12 * 35, 12 * 12)),
         ((2, 5, 7), 3, 4, Operations((3 + 4) * 70 + 12 * 35, 12 * 4 * 12)),
+        ((3, 5, 7), 3, 4, Operations((3 + 4) * 105 + 12 * 35, 12 * 9 * 12)),
     ],
 )
 def test_operations_worked_by_hand(shape, n, m, expected):

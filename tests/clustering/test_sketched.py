@@ -107,6 +107,11 @@ def test_drift_is_a_share_of_the_mean_squared_norm():
     assert points.objective_of(np.array([0, 0, 1, 1]), 2) == pytest.approx(2 * 9 + 2 * 1 + 3.5 * 8, rel=1e-15)
 
 
+def test_an_empty_cluster_costs_nothing():
+    points = VectorPoints(np.array([[1.0], [3.0], [7.0], [7.0]]))
+    assert points.objective_of(np.array([0, 0, 2, 2]), 3) == pytest.approx(4.0, rel=1e-15)
+
+
 @SETTINGS
 @given(st.integers(1, 4), st.integers(0, 5), st.integers(0, 4), st.sampled_from([0.0, 0.5]), st.integers(0, 10**6))
 def test_new_examples_join_as_the_oracle_says(K, more, n_new, drift, seed):
@@ -258,6 +263,14 @@ def test_partial_fit_refreshes_some(modes):
     assert_allclose(fit.sketches_.values, Sketches(160).add(mixed).values, rtol=1e-12, atol=1e-13)
     with pytest.raises(ValueError, match="call fit"):
         SketchedClustering(5).partial_fit(old, indices=[0])
+
+
+@pytest.mark.parametrize("n_clusters", [4, 6])
+def test_partial_fit_goes_on_with_as_many_clusters(modes, n_clusters):
+    fit = SketchedClustering(5).fit(modes())
+    with pytest.raises(ValueError, match=f"n_clusters={n_clusters} but the last fit has 5; call fit"):
+        fit.set_params(n_clusters=n_clusters).partial_fit(modes(seed=1))
+    assert len(fit.sketches_) == 60
 
 
 def test_the_accuracy_sets_the_dimension(modes):

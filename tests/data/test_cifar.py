@@ -113,7 +113,10 @@ def test_a_file_of_broken_records(tmp_path, size):
     files, _, _ = cifar10()
     files["cifar-10-batches-bin/data_batch_3.bin"] = bytes(size)
     for folder in both_ways(tmp_path, files):
-        refused(folder, rf"data_batch_3.bin has {size} bytes; a multiple of 3073, the .*, is expected, at most 10000 of them$")
+        refused(
+            folder,
+            rf"data_batch_3.bin has {size} bytes; a multiple of 3073, the .*, is expected, at most 10000 of them$",
+        )
 
 
 def test_a_file_of_the_other_set(tmp_path):

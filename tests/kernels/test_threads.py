@@ -123,7 +123,8 @@ def test_blas_is_asked_itself():
 )
 def test_another_blas_is_known_by_its_variables(monkeypatch, variables, want):
     monkeypatch.setattr(threads.ctypes, "CDLL", lambda path: object())
-    monkeypatch.setattr(threads, "_n_cores", lambda: 7)
+    monkeypatch.setattr(threads, "_openblas", threads._openblas.__wrapped__)
+    monkeypatch.setattr(threads, "n_cores", lambda: 7)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

@@ -300,7 +300,8 @@ def test_a_half_written_shard_is_a_fault(scripts, tmp_path):
 def test_ctrl_c_waits_for_the_first_trajectory(scripts, tmp_path):
     scripts += [
         "exit 0",
-        "trap 'exit 130' INT; sleep 0.2; mkdir results.h5.parts; touch results.h5.parts/a.h5; while :; do :; done",
+        "trap 'exit 130' INT; sleep 0.2; mkdir results.h5.parts; touch results.h5.parts/a.h5; "
+        "while :; do sleep 0.05; done",
     ]
     out = struck(tmp_path, 0.1, kills.CTRL_C)
     assert out.what == "Ctrl-C at 0.07 s"
