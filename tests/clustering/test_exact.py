@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gcref.clustering import exact
+from gcref.clustering import exact, points
 from gcref.clustering.exact import ExactClustering
 from gcref.clustering.points import ExplicitPoints, GramPoints
 from gcref.engine.trace import Trace, per_example_gradients
@@ -320,6 +320,13 @@ def test_a_warm_start_takes_labels_where_the_form_has_no_centers(modes):
 def test_other_numbers_become_float64(dtype):
     G = np.array([[0, 0], [0, 1], [1, 0]], dtype=dtype)
     assert ExactClustering(2, form="explicit").fit(G).centers_.dtype == np.float64
+
+
+@pytest.mark.parametrize(("G", "dtype"), [([[3, 4], [0, 1]], "float32"), ([[3, 4], [5, 1]], "float64")])
+def test_float32_is_left_only_where_its_products_may_overflow(monkeypatch, G, dtype):
+    assert points._LARGE == 1e37
+    monkeypatch.setattr(points, "_LARGE", 25.0)
+    assert ExplicitPoints(np.array(G, np.float32)).G.dtype == dtype
 
 
 def test_integers_and_lists_are_gradients_too():

@@ -157,8 +157,8 @@ def test_a_whole_run(small):
     done = run(small, "found", "--sample", "1000", "--least", "1")
     assert done.returncode == 1, done.stderr
     found = {result.changed: result.killer for result in mutants.read(small / "found")}
-    assert found["for number in []:"] in ("tests/test_sums.py::test_total", "tests/test_sums.py::test_bound")
-    assert found["if start < most:"] == "tests/test_sums.py::test_total"
+    either = {"tests/test_sums.py::test_total", "tests/test_sums.py::test_bound"}  # whichever was quicker
+    assert {found["for number in []:"], found["if start < most:"]} <= either
     assert found["if start == most:"] == "tests/test_sums.py::test_bound"
     assert found["if start >= most:"] == found["return x - 1"] == ""  # a bound not tried, a function not called
     # What is left after an interruption is done, and nothing else; a new test is seen by --again.
@@ -171,7 +171,9 @@ def test_a_whole_run(small):
         file.write("\n\ndef test_most():\n    assert total([100]) == 100\n")
     run(small, "found", "--sample", "1000", "--again")
     again = {result.changed: result.killer for result in mutants.read(small / "found")}
-    assert {changed for changed, killer in again.items() if killer != found[changed]} == {"if start >= most:"}
+    caught = {changed: killer for changed, killer in again.items() if killer != found[changed]}
+    assert len(caught) == 2  # a bound of 99, too
+    assert caught["if start >= most:"] == "tests/test_sums.py::test_most"
     assert len(again) == len(found)
 
 
