@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gcref.cli.common import usage_errors, wide_console
-from gcref.cli.workers import dask_cluster, dask_options
+from gcref.cli.workers import dask_cluster, dask_options, refuse_cluster
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -100,8 +100,8 @@ def cluster(
 
     start = time.monotonic()
     _check_out(out, traces, overwrite)
-    if (dask or scheduler) and method != "sketched":
-        raise click.UsageError(f"--{'dask' if dask else 'scheduler'} has no meaning for --method {method}")
+    if method != "sketched":
+        refuse_cluster(dask, scheduler, method)
     with usage_errors():
         fit = _clusterer(clusterer, method, n_clusters, n_iter, seed, {"dim": dim, "drift": drift})
         fit.set_params(device=_device(resolve, device))

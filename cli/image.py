@@ -21,7 +21,7 @@ from gcref.cli.common import (
 )
 from gcref.cli.progress import progress_on_stderr
 from gcref.cli.stopping import stopped
-from gcref.cli.workers import dask_cluster, dask_options, warnings_in_words
+from gcref.cli.workers import dask_cluster, dask_options, refuse_cluster, warnings_in_words
 
 DATASETS = ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagefolder"]
 MODELS = ["linear", "mlp", "cnn", "resnet8", "resnet20", "resnet32", "resnet18"]
@@ -136,8 +136,8 @@ def image(
             run = ImageRun(**given)
         else:
             run = of_preset(preset or "mnist", given)
-    if (dask or scheduler) and run.method != "closed-form":
-        raise click.UsageError(f"--{'dask' if dask else 'scheduler'} has no meaning for --method {run.method}")
+    if run.method != "closed-form":
+        refuse_cluster(dask, scheduler, run.method)
     _run(run, out, data_dir, partial(dask_cluster, dask, scheduler), command_line(), overwrite)
 
 

@@ -18,6 +18,12 @@ def dask_options(command: Callable) -> Callable:
     return here(far(command))
 
 
+def refuse_cluster(dask: bool, scheduler: str | None, method: str) -> None:
+    """Refuse a cluster for a method whose work is not shared out; exit code 2."""
+    if dask or scheduler is not None:
+        raise click.UsageError(f"--{'dask' if dask else 'scheduler'} has no meaning for --method {method}")
+
+
 @contextmanager
 def dask_cluster(
     dask: bool, scheduler: str | None, n_workers: int | None = None

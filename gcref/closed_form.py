@@ -115,15 +115,18 @@ def _sum(whole: _Pass, piece: Piece) -> _Sums:
             for name, estimator in whole.apart.items():
                 out.apart[name].add(estimator.contribution(traces, x, y))
         if piece.whole:
-            out.lost += _end(stratum, len(stratum.indices), whole.n_examples, own, out.coordinates, out.everything)
+            out.lost += _end(stratum, whole.n_examples, own, out.coordinates, out.everything)
     return out
 
 
-def _end(stratum: Stratum, size: int, n: int, own: Moments, coordinates: Vector, everything: Moments) -> Vector:
-    """Add the variance of a stratum of `size` examples to the coordinates, its sums to everything; clear its sums."""
+def _end(stratum: Stratum, n: int, own: Moments, coordinates: Vector, everything: Moments) -> Vector:
+    """Add the variance of a stratum, or of that which this is a part of, to the coordinates; move its sums on.
+
+    `own` holds the sums of the whole stratum; they are added to those of everything, and cleared.
+    """
+    size, own.n = own.n, 0
+    everything.n += size
     weight = share_of(stratum, size, n)
-    everything.n += own.n
-    own.n = 0
     cancelled = CANCELLATION if weight > 0 else 0.0
     sums = everything.total, everything.squares
     return fold(own.total, own.squares, size, weight, cancelled, coordinates, *sums)
@@ -159,7 +162,7 @@ class ClosedForm:
         self.apart = {name: Moments(d) for name in apart}
         own = self.everything if len(strata) == 1 else Moments(d)
         lost = np.zeros(3)
-        plan, sizes = pieces(strata), iter([len(s.indices) for s in strata if len(s.indices) > PIECE])
+        plan = pieces(strata)
         context = share(executor, _Pass(net, ds, n, apart))
         for piece, sums in zip(plan, in_order(executor, _sum, context, plan), strict=True):
             for name, moments in sums.apart.items():
@@ -171,7 +174,7 @@ class ClosedForm:
                 continue
             own.merge(sums.everything)
             if piece.ends and len(strata) > 1:
-                lost += _end(piece.strata[0], next(sizes), n, own, self.coordinates, self.everything)
+                lost += _end(piece.strata[0], n, own, self.coordinates, self.everything)
         if self._cancels(*lost):
             self._recompute()
 

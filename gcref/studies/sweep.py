@@ -104,8 +104,8 @@ class _Run:
 
     def here(self, n_workers: int) -> None:
         """Run on processes here; go on with one fewer whenever one is lost."""
-        while n_units := len(units(self.sweep, self._todo(), n_workers)):
-            n_workers = min(n_workers, n_units)
+        while todo := self._todo():
+            n_workers = min(n_workers, len(todo))
             try:
                 with process_pool(n_workers) as pool:
                     self.on(pool, n_workers, far=False)

@@ -130,3 +130,25 @@ def test_another_blas_is_known_by_its_variables(monkeypatch, variables, want):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert threads.in_effect().blas == want
+
+
+@pytest.mark.parametrize("shape", [(40, 300, 200), (200, 300, 40), (3, 5, 4)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_product_has_the_same_bits_for_any_number_of_threads(monkeypatch, shape, transposed):
+    M, L, N = shape
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((L, M)).T if transposed else rng.standard_normal((M, L))
+    b = rng.standard_normal((N, L)).T if transposed else rng.standard_normal((L, N))
+    monkeypatch.setattr(threads, "blas_threads", lambda: 1)
+    found = []
+    for hands in (1, 2, 4):
+        monkeypatch.setattr(threads, "n_threads", lambda hands=hands: hands)
+        pool = ThreadPoolExecutor(max(1, hands - 1))
+        monkeypatch.setattr(threads, "_pool", lambda pool=pool: pool)
+        with pool:
+            found.append(threads.product(a, b))
+            out = np.full((M, N), np.nan)
+            assert threads.product(a, b, out=out) is out
+            np.testing.assert_array_equal(out, found[0])
+    expected = [[sum(a[i, k] * b[k, j] for k in range(L)) for j in range(N)] for i in range(M)]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-10, atol=1e-10)
