@@ -2,6 +2,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -150,5 +151,6 @@ def test_a_product_has_the_same_bits_for_any_number_of_threads(monkeypatch, shap
             out = np.full((M, N), np.nan)
             assert threads.product(a, b, out=out) is out
             np.testing.assert_array_equal(out, found[0])
-    expected = [[sum(a[i, k] * b[k, j] for k in range(L)) for j in range(N)] for i in range(M)]
+    rows, columns = a.tolist(), b.T.tolist()
+    expected = [[sum(x * y for x, y in zip(row, column, strict=True)) for column in columns] for row in rows]
     np.testing.assert_allclose(found[0], expected, rtol=1e-10, atol=1e-10)
