@@ -73,6 +73,14 @@ def test_errors_that_are_none_of_the_readers_are_found(error, tmp_path, monkeypa
     assert found == ["as it was", "other numbers", "exception", "refused"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak includes the parent's")
+def test_memory_is_that_of_the_process_that_reads(tmp_path):
+    ballast = np.ones(fuzz.MOST_MEMORY // 8 + 1)  # in this process
+    tally = fuzz.fuzz("idx", 2, 0, tmp_path)
+    assert 10 < tally.megabytes < ballast.nbytes // 10**6
+    assert tally.faults == []
+
+
 def test_the_same_seed_makes_the_same_file(tmp_path):
     READERS["traces npz"].make(tmp_path)
     path = tmp_path / "packed.npz"
