@@ -235,7 +235,7 @@ def _write(out: Path, fit: "Clusterer", method: str) -> None:
     import numpy as np
 
     from gcref import __version__
-    from gcref.shards import replacing
+    from gcref.atomic import replacing
 
     arrays = {
         "labels": fit.labels_.astype(np.int64),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gcref.data.images import ImageArray
+from gcref.data.images import ImageArray, read_array
 
 _CHUNK = 1 << 20  # elements looked at in one go
 
@@ -33,8 +33,8 @@ class Dataset:
     y: NDArray
 
     def __init__(self, x: ArrayLike | ImageArray, y: ArrayLike) -> None:
-        inputs = x if isinstance(x, ImageArray) else np.asarray(x)
-        labels = np.asarray(y)
+        inputs = x if isinstance(x, ImageArray) else read_array("x", x)
+        labels = read_array("y", y)
         if inputs.dtype.kind not in "fiub":
             raise TypeError(f"x has dtype {inputs.dtype}; real numbers are expected")
         if labels.dtype.kind not in "iub":

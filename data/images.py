@@ -114,9 +114,20 @@ def _kind(value: Any) -> str:
     return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"of type {type(value).__name__}"
 
 
+def read_array(name: str, value: ArrayLike) -> NDArray:
+    """Return `value` as an array; what NumPy makes none of, such as rows of different lengths, is named."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as an array: {error}") from None
+
+
 def per_channel(name: str, value: ArrayLike, n_channels: int) -> NDArray[np.float64]:
     """Return `value` in float64, shape (C,); raise unless it is one finite number, or one a channel."""
-    array = np.asarray(value, np.float64)
+    array = read_array(name, value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} is {value!r}; a number or shape ({n_channels},) of numbers is expected")
+    array = array.astype(np.float64)
     if array.shape not in ((), (n_channels,)):
         raise ValueError(f"{name} has shape {array.shape}; a number or shape ({n_channels},) is expected")
     if not np.isfinite(array).all():
@@ -126,7 +137,7 @@ def per_channel(name: str, value: ArrayLike, n_channels: int) -> NDArray[np.floa
 
 def _checked_indices(indices: ArrayLike, n_rows: int) -> NDArray[np.intp]:
     """Return `indices` as an array; raise unless each is the index of a row."""
-    rows = np.asarray(indices)
+    rows = read_array("indices", indices)
     if rows.dtype.kind not in "iu":
         raise TypeError(f"indices is {_kind(rows)}; integers are expected")
     if rows.ndim != 1:

@@ -69,9 +69,9 @@ def load(name: str, split: str = "train", data_dir: str | os.PathLike[str] | Non
     >>> gcref.data.load("digits")
     Dataset(N=1438, x (8, 8, 1) float32, labels 0…9)
     """
-    if name not in NAMES:
+    if not isinstance(name, str) or name not in NAMES:
         raise ValueError(f"name is {name!r}; one of {', '.join(NAMES)} is expected")
-    if split not in SPLITS:
+    if not isinstance(split, str) or split not in SPLITS:
         raise ValueError(f"split is {split!r}; {' or '.join(SPLITS)} is expected")
     unknown = sorted(set(options) - set(_FOLDER_OPTIONS if name == "imagefolder" else ()))
     if unknown:

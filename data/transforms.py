@@ -79,7 +79,7 @@ def duplicate(ds: Dataset, share: float, n_originals: int = 5) -> Dataset:
     n_kept = len(ds) - n_copies
     if n_kept < n_originals:
         raise ValueError(
-            f"share is {share}: it leaves {n_kept} of {len(ds)} examples, fewer than {n_originals} originals"
+            f"share is {share}: it leaves {n_kept} of {len(ds)} examples, fewer than n_originals = {n_originals}"
         )
     return _chosen(ds, np.concatenate([np.arange(n_kept), np.arange(n_copies) % n_originals]))
 

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.style import context
 from numpy.typing import NDArray
 
-from gcref.shards import replacing, writing
+from gcref.atomic import replacing, writing
 
 METHOD_LABELS = {"sgb": "SG-B", "sg2b": "SG-2B", "svrg": "SVRG", "gc": "GC"}
 # Metadata that would carry the date, so that the same file gives the same bytes.

@@ -11,15 +11,14 @@ import io
 import json
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from gcref.atomic import replacing, writing
 from gcref.store import (
     SCHEMA,
     SUMMARY_DTYPE,
@@ -31,72 +30,9 @@ from gcref.store import (
     root_digest,
 )
 
-if sys.platform != "win32":
-    import fcntl
-
 CHECKSUM = 32  # bytes of a shard's end
 PACKED = {"shuffle": True, "compression": "gzip", "compression_opts": 1}
 NOTE = "config.json"  # in the folder of shards: the configuration they belong to
-
-
-@contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Keep other runs off the results file `path` during the block; a kill frees it.
-
-    Raises
-    ------
-    StoreError
-        If another run holds it.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    name = path.with_name(f".{path.name}.lock")
-    with ExitStack() as stack:
-        with suppress(OSError):  # a folder that cannot be written is the business of `claim`
-            handle = stack.enter_context(open(name, "ab"))
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = os.path.samestat(os.fstat(handle.fileno()), os.stat(name))
-            except (BlockingIOError, FileNotFoundError):  # or the other run ended, and deleted it, just now
-                held = False
-            if not held:
-                raise StoreError(f"{path} is being written by another run")
-            stack.callback(name.unlink, missing_ok=True)
-        yield
-
-
-@contextmanager
-def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
-    """Give a name aside, in `folder`, for a file which replaces `path`, whole, if the block ends well."""
-    aside = (folder or path.parent) / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        yield aside
-        with open(aside, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(aside, path)
-        _sync_folder(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Let an OSError in the block say in one sentence that `path` cannot be written, and why."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def shard_image(name: str, attrs: dict[str, Any], arrays: dict[str, np.ndarray], lasting: bool = True) -> bytes:

@@ -27,8 +27,8 @@ import h5py
 import numpy as np
 
 from gcref import hdf5
+from gcref.atomic import replacing, reserve, writing
 from gcref.engine.trace import Array, Trace, check_traces, concatenate, first_bad_row
-from gcref.shards import replacing
 
 BATCH_BYTES = 1 << 26
 MOST = hdf5.MOST  # bytes of one example
@@ -118,6 +118,8 @@ def write_traces(path: str | Path, traces: Any) -> None:
         If the name ends in something else, or there are no examples, or the batches differ in their blocks.
     FileExistsError
         If there is such a file; none is overwritten.
+    OSError
+        If it cannot be written, on a full disk say; nothing is left behind.
     """
     path = Path(path)
     if path.suffix not in {".h5", ".hdf5", ".npz"}:
@@ -125,14 +127,14 @@ def write_traces(path: str | Path, traces: Any) -> None:
     if path.exists():
         raise FileExistsError(f"{path} exists; it is not overwritten")
     batches = _batches(traces)
-    with replacing(path) as aside:
+    with writing(path), replacing(path) as aside:
         if path.suffix == ".npz":
             arrays = dict(_named(concatenate(list(batches))))
             with open(aside, "wb") as handle:
                 np.savez(handle, **cast(dict[str, Any], arrays))
         else:
             with h5py.File(aside, "w") as file:
-                _append(file, batches)
+                _append(file, batches, aside)
 
 
 def _batches(traces: Any) -> Iterator[Sequence[Trace]]:
@@ -158,7 +160,7 @@ def _named(batch: Sequence[Trace]) -> Iterator[tuple[str, Array]]:
         yield f"D{block}", np.ascontiguousarray(trace.D)
 
 
-def _append(file: h5py.File, batches: Iterator[Sequence[Trace]]) -> None:
+def _append(file: h5py.File, batches: Iterator[Sequence[Trace]], path: Path) -> None:
     """Write batches to an empty file, one after the other."""
     first = next(batches)
     rows = max(1, _CHUNK // max(1, *(array[0].nbytes for _, array in _named(first))))
@@ -168,10 +170,13 @@ def _append(file: h5py.File, batches: Iterator[Sequence[Trace]]) -> None:
     for batch in chain([first], batches):
         if [t.shape for t in batch] != [t.shape for t in first]:
             raise ValueError(f"a batch has blocks {list(batch)}, but the first has {list(first)}")
+        # Whole chunks, and what HDF5 writes about them.
+        reserve(path, sum(array.nbytes + _CHUNK + array[0].nbytes for _, array in _named(batch)) + _CHUNK)
         for name, array in _named(batch):
             dataset = file[name]
             dataset.resize(len(dataset) + len(array), axis=0)
             dataset[-len(array) :] = array
+        file.flush()
 
 
 # ------------------------------------------------------------------------------------------------- the arrays of a file

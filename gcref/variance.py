@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +97,15 @@ def variance(
     check_integer("n_estimates", n_estimates, 2)
     if method == "closed-form":
         return variances({"": estimator}, net, ds, executor)[""]
-    return monte_carlo(estimator, net, ds, int(n_estimates), np.random.default_rng(rng), noise_scale(net, ds))
+    return monte_carlo(estimator, net, ds, int(n_estimates), _generator(rng), noise_scale(net, ds))
+
+
+def _generator(rng: Any) -> np.random.Generator:
+    """Return `rng` if it is a generator, or one of that seed."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng is {rng!r}; a numpy.random.Generator, a seed or None is expected") from None
 
 
 def noise_scale(net: Network, ds: Data) -> float:

@@ -104,6 +104,15 @@ def room_for(n_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def small_file_systems():
+    """Whether this system lets a process of its own mount some."""
+    probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"]
+    try:
+        return sys.platform == "linux" and subprocess.run(probe, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize("study", STUDIES)
 @pytest.mark.parametrize("share", [0.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.05, 0.2, 0.99))])
 def test_no_room(study, share, undisturbed, tmp_path):
@@ -127,6 +136,33 @@ def test_no_room_for_labels(traces, tmp_path):
     assert invoke("cluster", traces, "--n-clusters", 4, "--out", out).exit_code == 0
 
 
+TRACES_ON_A_SMALL_DISK = """
+import os, sys
+import numpy as np
+import gcref
+from gcref.trace_files import TraceFile, write_traces
+
+batch = [gcref.Trace(np.ones((100, 30)), np.ones((100, 7)))]
+try:
+    write_traces("t.h5", (batch for _ in range(40)))
+    print("written", TraceFile("t.h5").n_examples)
+except OSError as error:
+    print(error, os.listdir("."))
+"""
+
+
+@pytest.mark.skipif(not small_file_systems(), reason="needs a file system of its own")
+@pytest.mark.parametrize(
+    ("kilobytes", "said"), [(4, "refused"), (1300, "refused"), (3300, "refused"), (8000, "written")]
+)
+def test_no_room_for_traces(kilobytes, said, tmp_path):
+    script = f'mount -t tmpfs -o size={kilobytes}k tmpfs "$PWD" && cd "$PWD" && "$@"'
+    whole = ["unshare", "-rm", "sh", "-c", script, "sh", sys.executable, "-c", TRACES_ON_A_SMALL_DISK]
+    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    expected = {"refused": "t.h5 cannot be written: No space left on device []", "written": "written 4000"}[said]
+    assert done.stdout.splitlines() == [expected], done.stderr
+
+
 def test_no_room_for_figures(undisturbed, tmp_path):
     command = ("figures", undisturbed(SWEEP), "--out", tmp_path / "figures", "--format=svg")
     with room_for(5000):
@@ -134,15 +170,6 @@ def test_no_room_for_figures(undisturbed, tmp_path):
     said_in_a_sentence(result, 1, tmp_path / "figures", "cannot be written: File too large")
     assert os.listdir(tmp_path / "figures") == []
     assert invoke(*command).exit_code == 0
-
-
-def small_file_systems():
-    """Whether this system lets a process of its own mount some."""
-    probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"]
-    try:
-        return sys.platform == "linux" and subprocess.run(probe, capture_output=True).returncode == 0
-    except OSError:
-        return False
 
 
 FULL = """
@@ -427,8 +454,8 @@ def test_a_log_on_a_full_disk_does_not_end_a_run(tmp_path, undisturbed):
 HOLDING = """
 import sys, time
 from pathlib import Path
-from gcref import shards
-with shards.lock(Path("results.h5").resolve()):
+from gcref.atomic import lock
+with lock(Path("results.h5").resolve()):
     print("held", flush=True)
     time.sleep(60)
 """

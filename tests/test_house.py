@@ -16,6 +16,7 @@ HEIGHT = {
     "gcref/hdf5": 0,
     "gcref/store": 0,
     "gcref/shards": 0,
+    "gcref/atomic": 0,
     "gcref/executor": 0,
     "gcref/cores": 0,
     "gcref/engine": 1,

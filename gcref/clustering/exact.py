@@ -9,7 +9,7 @@ from gcref.clustering.exchange import exchange
 from gcref.clustering.gram import gram_matrix, gram_operations, look_through
 from gcref.clustering.passes import Passes, is_traces
 from gcref.clustering.points import ExactPoints, ExplicitPoints, GramPoints, first_overflow, gram_of_array
-from gcref.engine.trace import first_bad_row, per_example_gradients
+from gcref.engine.trace import first_bad_row, per_example_gradients, read_array
 from gcref.kernels.enumerate import best_partition
 
 _MEMORY = 2 << 30  # bytes beyond which the smaller form is taken, whatever its operation count
@@ -262,7 +262,7 @@ def _check_norms(sq_norms: np.ndarray) -> None:
 
 def _read_gradients(G: Any) -> np.ndarray:
     """Return G as a two-dimensional array of float32 or float64."""
-    array = np.asarray(G)
+    array = read_array("G", G)
     if array.ndim != 2:
         raise ValueError(f"G has shape {array.shape}; (N, d), one gradient a row, or traces are expected")
     if array.dtype.kind not in "fiub":

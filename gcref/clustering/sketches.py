@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from gcref.clustering.base import NotFiniteError, check_integer
 from gcref.clustering.passes import Passes
 from gcref.engine.algebra import add_sketch
-from gcref.engine.trace import Trace
+from gcref.engine.trace import Trace, read_array
 from gcref.executor import in_order, share
 
 Blocks = list[tuple[int, int, int]]
@@ -218,7 +218,7 @@ def dim_for(accuracy: float) -> int:
 
 def read_indices(indices: ArrayLike, n_examples: int) -> NDArray[np.intp]:
     """Return `indices` as different examples of 0…n_examples−1."""
-    rows = np.asarray(indices)
+    rows = read_array("indices", indices)
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise ValueError(f"indices has shape {rows.shape} and dtype {rows.dtype}; a vector of integers is expected")
     if len(rows) and (rows.min() < 0 or rows.max() >= n_examples):

@@ -14,6 +14,7 @@ import numpy as np
 
 import gcref
 from gcref import shards, store
+from gcref.atomic import lock
 from gcref.studies.image_data import build, prepare
 from gcref.studies.image_run import ImageRun
 from gcref.studies.methods import check_memory
@@ -69,7 +70,7 @@ def run_image(
         last measuring point.
     """
     path = Path(os.path.realpath(path))
-    with shards.lock(path):
+    with lock(path):
         if shards.check(path, run.to_json(), overwrite) == "finished":
             return not shards.claim(path, run.to_json())
         dataset = prepare(run, data_dir)

@@ -11,6 +11,7 @@ import h5py
 
 import gcref
 from gcref import shards, store
+from gcref.atomic import lock
 from gcref.executor import process_pool
 from gcref.studies.grid import Spec, Sweep
 from gcref.studies.random_features import costs, run_unit, summary_rows, units
@@ -69,7 +70,7 @@ def run_sweep(
     The workers are spawned, so a script calls it under ``if __name__ == "__main__":``.
     """
     path = Path(os.path.realpath(path))  # the file that a link leads to, not the link
-    with shards.lock(path):
+    with lock(path):
         if shards.claim(path, sweep.to_json(), overwrite):
             return False
         _run_and_merge(_Run(sweep, path, progress), command, n_workers, executor)

@@ -104,9 +104,9 @@ def test_duplicates_replace_the_end(ds, share, n_originals):
 
 @both
 def test_originals_must_stay(ds):
-    with pytest.raises(ValueError, match=r"^share is 0.9: it leaves 4 of 40 examples, fewer than 5 originals$"):
+    with pytest.raises(ValueError, match=r"^share is 0.9: it leaves 4 of 40 examples, fewer than n_originals = 5$"):
         duplicate(ds, 0.9)
-    with pytest.raises(ValueError, match=r"^share is 1: it leaves 0 of 40 examples, fewer than 1 originals$"):
+    with pytest.raises(ValueError, match=r"^share is 1: it leaves 0 of 40 examples, fewer than n_originals = 1$"):
         duplicate(ds, 1, n_originals=1)
     with pytest.raises(ValueError, match=r"^n_originals is 0; at least 1 is expected$"):
         duplicate(ds, 0.5, n_originals=0)

@@ -12,6 +12,7 @@ import pytest
 
 import gcref
 from gcref import data, shards, store
+from gcref.atomic import lock
 from gcref.clustering.low_rank import GradientClustering
 from gcref.data import Dataset
 from gcref.estimators import SVRG, MiniBatch, Stratified
@@ -391,7 +392,7 @@ def test_overwriting_never_loses_a_finished_file_to_a_part(there, place, undistu
 
 def test_two_runs_of_one_file(tmp_path):
     path = tmp_path / "results.h5"
-    with shards.lock(path):
+    with lock(path):
         for overwrite in (False, True):
             with pytest.raises(store.StoreError, match="being written by another run"):
                 run_image(RUN, path, overwrite=overwrite)

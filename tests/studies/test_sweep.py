@@ -8,6 +8,7 @@ import pytest
 from sweep_cases import run_here
 
 from gcref import shards, store
+from gcref.atomic import lock
 from gcref.studies import random_features as study
 from gcref.studies import teacher
 from gcref.studies.grid import Sweep
@@ -59,7 +60,7 @@ def test_any_order_of_shards(sweep, undisturbed, tmp_path, seed):
 
 def test_two_runs_of_one_file(sweep, undisturbed, tmp_path):
     path = tmp_path / "results.h5"
-    with shards.lock(path):
+    with lock(path):
         for overwrite in (False, True):
             with pytest.raises(store.StoreError, match="being written by another run"):
                 run_sweep(sweep, path, 1, overwrite=overwrite)
