@@ -166,3 +166,13 @@ def test_denormal_gradients_are_clustered_without_a_word(name):
 def test_one_cluster_and_as_many_as_examples(name, k):
     fit = CLUSTERERS[name](k).fit(traces("float64"))
     assert np.unique(fit.labels_).tolist() == list(range(k))
+
+
+@pytest.mark.parametrize("update", ["alternating", "exchange"])
+@pytest.mark.parametrize("exponent", [64, 80, 100])
+def test_gradients_whose_products_leave_float32_are_clustered_as_in_float64(update, exponent):
+    G = np.random.default_rng(0).standard_normal((60, 7)).astype(np.float32)
+    one = gcref.ExactClustering(5, update, form="explicit").fit(G.astype(np.float64))
+    large = gcref.ExactClustering(5, update, form="explicit").fit(np.ldexp(G, exponent))
+    np.testing.assert_array_equal(large.labels_, one.labels_)
+    np.testing.assert_array_equal(large.objective_, np.ldexp(one.objective_, 2 * exponent))
