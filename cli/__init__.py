@@ -11,6 +11,7 @@ import click
 
 from gcref import __version__
 from gcref.cli.cluster import cluster
+from gcref.cli.common import printable
 from gcref.cli.figures import figures
 from gcref.cli.image import image
 from gcref.cli.info import info, warmup
@@ -21,13 +22,16 @@ from gcref.cores import BLAS_VARIABLES
 
 
 class _Commands(click.Group):
-    """A group whose commands end at Ctrl-C with a word, not a traceback."""
+    """A group whose commands end at Ctrl-C with a word, not a traceback, and whose errors leave the terminal alone."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             return stopped()
+        except click.ClickException as error:
+            error.message = printable(error.message)  # it may quote a file that nobody here wrote
+            raise
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,6 +65,6 @@ def main() -> None:
     except Exception as error:  # the last resort: a traceback is for developers
         if os.environ.get("GCREF_TRACEBACK"):
             raise
-        message = str(error).split("\n")[0]
+        message = printable(str(error).split("\n")[0])
         click.echo(f"Error: {type(error).__name__}: {message} (GCREF_TRACEBACK=1 shows where)", err=True)
         sys.exit(1)

@@ -42,6 +42,11 @@ INTEGERS = ListOf(int, "integers")
 WORDS = ListOf(str, "names")
 
 
+def printable(text: str) -> str:
+    """Write out control characters, such as those that tell a terminal what to do, but for line breaks."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def flatten(values: tuple[tuple, ...]) -> tuple:
     """Join the lists of a repeated option."""
     return tuple(value for group in values for value in group)

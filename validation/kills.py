@@ -257,7 +257,7 @@ def _wrong_end(folder: Path, blow: Blow, code: int) -> list[str]:
     """Say what is wrong with how a run ended that was struck."""
     log = (folder / "log.txt").read_text().strip()
     made = {path.name for path in folder.iterdir()} - {"log.txt"}
-    if code == -signal.SIGTERM and blow is END and not made:  # Python itself was still starting
+    if code == -signal.SIGTERM and blow is END and made <= {"results.h5"}:  # Python itself was starting, or ending
         return []
     faults = [] if code in blow.codes else [f"exit code {code} instead of {' or '.join(map(str, blow.codes))}"]
     if faults and log:

@@ -144,6 +144,13 @@ def test_whatever_goes_wrong_is_one_sentence(monkeypatch, capsys):
         main()
 
 
+def test_errors_do_not_speak_to_the_terminal(tmp_path):
+    result = invoke("figures", str(tmp_path / "\x1b[2Ja\x07.h5"), "--out", str(tmp_path / "figures"))
+    assert result.exit_code == 2
+    assert "\\x1b[2Ja\\x07.h5" in result.output
+    assert "\x1b" not in result.output
+
+
 def test_it_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "gcref.cli", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("gcref, version")

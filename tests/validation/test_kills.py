@@ -320,6 +320,11 @@ def test_sigterm_is_heeded_unless_nothing_had_begun(scripts, tmp_path):
     assert struck(tmp_path, 0.1, kills.END).faults == ["exit code -15 instead of 143"]
 
 
+def test_sigterm_may_find_python_at_its_end(scripts, tmp_path):
+    scripts += ["touch results.h5; exec sleep 60"]
+    assert struck(tmp_path, 0.1, kills.END).faults == []
+
+
 def test_a_worker_is_killed_and_not_its_parent(scripts, tmp_path):
     scripts += ["mkfifo wait; sh -c 'read x < wait; : spawn_main' & wait $! || exit 1"]
     assert struck(tmp_path, 0.3, kills.WORKER).faults == []
