@@ -30,7 +30,7 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             return stopped()
         except click.ClickException as error:
-            error.message = printable(error.message)  # it may quote a file that nobody here wrote
+            vars(error)["message"] = printable(error.message)  # it may quote a file that nobody here wrote
             raise
 
 
