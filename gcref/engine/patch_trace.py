@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gcref.engine.trace import Array, Trace
-from gcref.kernels import convolution
+from gcref.kernels import convolution, memory
 from gcref.kernels.elementwise import position_sums
 
 
@@ -97,7 +97,7 @@ class PatchTrace(Trace):
 
     def gradients(self) -> Array:
         """Form g_i = Σ_t A_it D_itᵀ, (B, I, O), without patches."""
-        out = np.empty((self.n_examples, self.n_inputs, self.n_outputs), self.dtype)
+        out = memory.empty((self.n_examples, self.n_inputs, self.n_outputs), self.dtype)
         for number, part in enumerate(self.parts):
             convolution.conv_gradients(part.x, part.dout, self.win, out, fresh=number == 0)
         if self.bias:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gcref.kernels import threads
+from gcref.kernels import memory, threads
 from gcref.kernels.jit import fast_jit, jit
 from gcref.kernels.tile import BYTES, HEIGHTS, tile_high, tile_middle, tile_one
 
@@ -173,7 +173,7 @@ def conv_forward(x: np.ndarray, w: np.ndarray, win: Window, bias: np.ndarray | N
     x (B, H, W, C), w (I, O), bias (O,). Cost B T I O.
     """
     B, O = len(x), w.shape[1]  # noqa: E741
-    out = np.empty((B, win.out_h, win.out_w, O), x.dtype)
+    out = memory.empty((B, win.out_h, win.out_w, O), x.dtype)
     packed, flat_x, flat_out = _whole_vectors(w), x.reshape(-1), out.reshape(-1)
     b = np.empty(0, x.dtype) if bias is None else np.ascontiguousarray(bias)
     steps = win.out_w * O, O, win.n_positions * O
@@ -236,7 +236,7 @@ def conv_input_gradient(dout: np.ndarray, w: np.ndarray, win: Window) -> np.ndar
     B, C = len(dout), win.channels
     phases = _phases(win, w)
     covered = sum(phase.win.n_positions for phase in phases) == win.height * win.width
-    dx = (np.empty if covered else np.zeros)((B, win.height, win.width, C), dout.dtype)
+    dx = (memory.empty if covered else np.zeros)((B, win.height, win.width, C), dout.dtype)
     flat_dout, flat_dx = dout.reshape(-1), dx.reshape(-1)
 
     nothing = np.empty(0, dout.dtype)

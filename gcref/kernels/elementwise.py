@@ -7,7 +7,7 @@ ranges fixed by the shape, added up in order, so no number depends on the number
 
 import numpy as np
 
-from gcref.kernels import threads
+from gcref.kernels import memory, threads
 from gcref.kernels.jit import fast_jit, jit
 
 _WORTHWHILE = 1 << 15  # numbers; below it a thread's start costs more than it saves
@@ -91,20 +91,39 @@ def _affine(x, scale, shift, out, first, last):  # type: ignore[no-untyped-def]
 
 def affine(x: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """x·scale + shift by channel; x (…, C), scale and shift (C,). Cost the size of x."""
-    out = np.empty_like(x)
+    out = memory.empty_like(x)
     flat, flat_out = x.reshape(-1), out.reshape(-1)
     rows = x.size // max(1, len(scale))
     threads.over(rows, lambda first, last: _affine(flat, scale, shift, flat_out, first, last), x.size >= _WORTHWHILE)
     return out
 
 
+@jit
+def _row(x, r, n_columns):  # type: ignore[no-untyped-def]
+    return x[r * n_columns : (r + 1) * n_columns]
+
+
 @fast_jit
 def _sums(x, y, center, out, first, last):  # type: ignore[no-untyped-def]
-    """out[0, c] += Σ_r y_rc and out[1, c] += Σ_r y_rc (x_rc − center_c), in float64."""
+    """out[0, c] += Σ_r y_rc and out[1, c] += Σ_r y_rc (x_rc − center_c), in float64.
+
+    Four rows at a time: a sum that is written to memory after each row would have to wait for the one before.
+    """
     C = center.shape[0]
     total, product = out[0], out[1]
-    for r in range(first, last):
-        row, value = x[r * C : (r + 1) * C], y[r * C : (r + 1) * C]
+    whole = first + (last - first) // 4 * 4
+    for r in range(first, whole, 4):
+        v0, v1, v2, v3 = _row(y, r, C), _row(y, r + 1, C), _row(y, r + 2, C), _row(y, r + 3, C)
+        x0, x1, x2, x3 = _row(x, r, C), _row(x, r + 1, C), _row(x, r + 2, C), _row(x, r + 3, C)
+        for c in range(C):
+            a0, a1, a2, a3 = np.float64(v0[c]), np.float64(v1[c]), np.float64(v2[c]), np.float64(v3[c])
+            b0, b1, b2, b3 = np.float64(x0[c]), np.float64(x1[c]), np.float64(x2[c]), np.float64(x3[c])
+            total[c] += (a0 + a1) + (a2 + a3)
+            product[c] += (a0 * (b0 - center[c]) + a1 * (b1 - center[c])) + (
+                a2 * (b2 - center[c]) + a3 * (b3 - center[c])
+            )
+    for r in range(whole, last):
+        row, value = _row(x, r, C), _row(y, r, C)
         for c in range(C):
             total[c] += np.float64(value[c])
             product[c] += np.float64(value[c]) * (np.float64(row[c]) - center[c])
@@ -136,7 +155,7 @@ def two_term_affine(
     dout: np.ndarray, x: np.ndarray, factor: np.ndarray, slope: np.ndarray, offset: np.ndarray
 ) -> np.ndarray:
     """dout·factor + x·slope + offset by channel; arrays (…, C), the rest (C,). Cost the size of x."""
-    out = np.empty_like(dout)
+    out = memory.empty_like(dout)
     flat, other, flat_out = dout.reshape(-1), x.reshape(-1), out.reshape(-1)
     rows = dout.size // max(1, len(factor))
     threads.over(

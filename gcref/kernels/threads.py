@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gcref.cores import n_cores
+from gcref.kernels import memory
 
 Task = Callable[[int, int], object]
 
@@ -106,7 +107,7 @@ def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.n
     (M, L), N = a.shape, b.shape[1]
     if blas_threads() != 1 or L * M * N < _WORTHWHILE:
         return np.matmul(a, b, out=out)
-    found = np.empty((M, N), np.result_type(a, b)) if out is None else out
+    found = memory.empty((M, N), np.result_type(a, b)) if out is None else out
     if N >= M:
         run(ranges(N, N_PARTS), lambda first, last: np.matmul(a, b[:, first:last], out=found[:, first:last]))
     else:
