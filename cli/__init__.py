@@ -15,6 +15,7 @@ from gcref.cli.common import printable
 from gcref.cli.figures import figures
 from gcref.cli.image import image
 from gcref.cli.info import info, warmup
+from gcref.cli.report import report
 from gcref.cli.rf_sweep import rf_sweep
 from gcref.cli.stopping import heed_signals, stopped
 from gcref.cli.validate import validate
@@ -45,10 +46,11 @@ def cli() -> None:
     gcref figures quick.h5 --out figures      the paper's figures from it
     gcref cluster traces.h5 --out labels.npz  clusters of any model's gradients
     gcref validate quick.h5                   recompute its numbers from scratch
+    gcref report quick.h5 --out quick.html    all of it on one page, to be sent
     """  # noqa: D301, D400
 
 
-for command in (rf_sweep, image, cluster, figures, validate, info, warmup):
+for command in (rf_sweep, image, cluster, figures, validate, report, info, warmup):
     cli.add_command(command)
 
 

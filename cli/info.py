@@ -16,6 +16,7 @@ PACKAGES = (
     "matplotlib",
     "click",
     "rich",
+    "jinja2",
     "scikit-learn",
     "torch",
     "numba-cuda",
@@ -30,29 +31,36 @@ def info() -> None:
     \b
     gcref info
     """  # noqa: D301
-    from gcref import __version__
     from gcref.cores import THREAD_VARIABLES, n_cores
     from gcref.kernels import jit
 
-    click.echo(f"gcref        {__version__}")
-    click.echo(f"python       {platform.python_version()} on {platform.platform()}")
-    for name in PACKAGES:
-        try:
-            click.echo(f"{name:<12} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            click.echo(f"{name:<12} not installed")
+    for name, version in versions():
+        click.echo(f"{name:<12} {version or 'not installed'}")
     click.echo(f"cores        {n_cores()}")
     for command, text in _threads():
         click.echo(f"{command:<12} {text}")
     asked = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
     threads = ", ".join(f"{k}={v}" for k, v in asked.items())
     click.echo(f"threads      {threads or 'library defaults (no variable set)'}")
-    click.echo(f"blas         {_blas()}")
+    click.echo(f"blas         {blas()}")
     click.echo(f"jit cache    {jit.disk_cache()}")
     click.echo(f"gpu          {jit.gpu()}")
     from gcref.data import reference
 
     click.echo(f"data         the paper's digitised points ({len(reference())})")
+
+
+def versions() -> Iterator[tuple[str, str]]:
+    """Yield what is at work here with its version, which is empty for what is not installed."""
+    from gcref import __version__
+
+    yield "gcref", __version__
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    for name in PACKAGES:
+        try:
+            yield name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield name, ""
 
 
 def _threads() -> Iterator[tuple[str, str]]:
@@ -72,13 +80,13 @@ def _threads() -> Iterator[tuple[str, str]]:
         yield command, told(1, "process", in_effect())
 
 
-def _blas() -> str:
+def blas() -> str:
     """NumPy's BLAS, by its own account."""
     import numpy as np
 
     try:
-        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-        return f"{blas['name']} {blas['version']}"
+        found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        return f"{found['name']} {found['version']}"
     except (KeyError, TypeError):
         return "unknown"
 

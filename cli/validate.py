@@ -47,20 +47,14 @@ def validate(results: Path, workers: int | None, data_dir: str | None, examples:
       gcref validate results.h5 --workers 1
       gcref validate cifar10.h5 --data-dir cifar --examples 1000
     """  # noqa: D301
-    from gcref.store import StoreError, read_config
-
     start = time.monotonic()
-    try:
-        of_images = read_config(results)["schema"].startswith("image/")
-    except StoreError as error:
-        raise click.UsageError(str(error)) from None
+    of_images = is_of_images(results)
     others = {"--workers": workers} if of_images else {"--data-dir": data_dir, "--examples": examples}
     for flag, value in others.items():
         if value is not None:
             kind = "an image study" if of_images else "the random-features study"
             raise click.UsageError(f"{flag}={value} has no meaning for {results}, a file of {kind}")
-    with _failures_told(results):
-        checks, extent = _images(results, data_dir, examples or 500) if of_images else _sweep(results, workers)
+    checks, extent = recompute(results, workers, data_dir, examples)
     _print_table(checks)
     _print_failures(checks)
     failed = [check.name for check in checks if not check.passed]
@@ -69,6 +63,25 @@ def validate(results: Path, workers: int | None, data_dir: str | None, examples:
     seconds = time.monotonic() - start
     click.echo(f"{results}: {verdict} ({n_checked} of {extent} recomputed, {seconds:.0f} s)")
     sys.exit(1 if failed else 0)
+
+
+def is_of_images(results: Path) -> bool:
+    """Say whether a results file is of an image study; one that cannot be read is a usage error."""
+    from gcref.store import StoreError, read_config
+
+    try:
+        return read_config(results)["schema"].startswith("image/")
+    except StoreError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def recompute(
+    results: Path, workers: int | None = None, data_dir: str | None = None, examples: int | None = None
+) -> tuple[list["Check"], str]:
+    """Check a file of either study by the options that are its own, and say what it is made of."""
+    of_images = is_of_images(results)
+    with _failures_told(results):
+        return _images(results, data_dir, examples or 500) if of_images else _sweep(results, workers)
 
 
 @contextmanager

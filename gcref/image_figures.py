@@ -178,7 +178,7 @@ def figure3(runs: Sequence[Run], window: int | None = None) -> Figure:
         bottom.append(_panel(run, "normalized_variance", one, title, window)._replace(remark=""))
     labels = [f"average variance\n({_UNIT})", "normalized variance\n(variance / second moment)"]
     alone = " or ".join(dict.fromkeys(panel.curves[0].label for panel in bottom))
-    note = f"{_note(plain, window)} Below, {alone} alone for clarity, as in the paper."
+    note = f"{_note(plain, window)} Normalized variance: {alone} alone for clarity, as in the paper."
     heading = "Fig. 3. Image classification: average and normalized variance"
     return draw([top, bottom], heading, labels, [False, True], note)
 

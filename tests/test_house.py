@@ -30,6 +30,7 @@ HEIGHT = {
     "gcref/image_figures": 4,
     "gcref/image_panels": 4,
     "gcref/panels": 4,
+    "gcref/report": 4,
     "gcref/studies": 5,
     "validation": 6,
     "cli": 7,

@@ -345,10 +345,10 @@ class TestNumbersDrawn:
         np.testing.assert_array_equal(curves(lower)[COLORS["sgb"]].get_ydata(), PLAIN.normalized_variance["sgb"])
         assert any(np.array_equal(line.get_ydata(), [1.0, 1.0]) for line in lower.lines)
         assert lower.get_yscale() == "linear"
-        assert "Below, SG-B alone for clarity, as in the paper." in caption(figure3([PLAIN]))
+        assert "Normalized variance: SG-B alone for clarity, as in the paper." in caption(figure3([PLAIN]))
         figure = figure3([make(methods=("new", "gc"))])
         assert titles(figure) == ["(a) Fashion-MNIST, MLP", "(b) GC"]
-        assert "Below, GC alone" in caption(figure)
+        assert "Normalized variance: GC alone" in caption(figure)
 
     def test_few_points_are_drawn_one_by_one_and_many_are_not(self):
         def dots(figure):

@@ -10,14 +10,16 @@ import gcref
 from gcref.cli import cli, main
 from gcref.cores import THREAD_VARIABLES, n_cores
 
-HEAVY = ("numpy", "numba", "scipy", "h5py", "matplotlib", "rich", "torch", "multiprocessing")
+HEAVY = ("numpy", "numba", "scipy", "h5py", "matplotlib", "rich", "jinja2", "torch", "multiprocessing")
 
 
 def invoke(*arguments):
     return CliRunner().invoke(cli, list(arguments))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["rf-sweep", "--help"], ["figures", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["rf-sweep", "--help"], ["figures", "--help"], ["report", "--help"]]
+)
 def test_help_loads_nothing_heavy(arguments):
     code = f"""
 import sys
@@ -35,7 +37,7 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 
 def test_help_names_every_command():
     shown = invoke("--help").output
-    assert set(cli.commands) == {"rf-sweep", "image", "figures", "validate", "cluster", "info", "warmup"}
+    assert set(cli.commands) == {"rf-sweep", "image", "figures", "validate", "cluster", "report", "info", "warmup"}
     assert all(f"\n  {name} " in shown for name in cli.commands)
     assert invoke("-h").output == shown
 
