@@ -66,7 +66,7 @@ def report(
             click.echo(f"warning: {source.path} {doubt}", err=True)
     claims, unjudged = _claims(sources)
     outcomes = _outcomes(results, workers, data_dir) if validating else {}
-    supplied = Supplied(claims, unjudged, outcomes, _environment(), _again(results, out, paper, window, validating))
+    supplied = Supplied(claims, unjudged, outcomes, _environment(), _again(sources, out, paper, window, validating))
     with _refusals():
         save(page(results, supplied, paper, window), out, overwrite)
     click.echo(f"wrote {out}")
@@ -131,9 +131,9 @@ def _environment() -> list[tuple[str, str]]:
     return [*found.items(), ("cores", str(n_cores())), ("BLAS", blas())]
 
 
-def _again(results: Sequence[Path], out: Path, paper: bool, window: int | None, validating: bool) -> str:
+def _again(sources: Sequence["Source"], out: Path, paper: bool, window: int | None, validating: bool) -> str:
     """Return the command that makes the page again, without the folders that files were in."""
-    words = ["gcref", "report", *(path.name for path in results), "--out", out.name]
+    words = ["gcref report", *(source.word for source in sources), "--out", shlex.quote(out.name)]
     words += [] if paper else ["--no-paper"]
     words += [] if window is None else ["--window", str(window)]
-    return shlex.join(words + (["--validate"] if validating else []))
+    return " ".join(words + (["--validate"] if validating else []))

@@ -37,7 +37,7 @@ class Picture:
     Attributes
     ----------
     name : str
-        Its title.
+        The figure's and its title: "Fig. 4 (a) SG-B, every learning rate".
     words : str
         Axes and curves, for whoever cannot see it.
     svg : str
@@ -74,7 +74,9 @@ def draw(drawings: Mapping[str, Callable[[], Figure]]) -> list[Drawing]:
         that has no others beginning with ``fig``.
     """
     with context(["default", {"svg.hashsalt": "gcref", "svg.fonttype": "path"}]):
-        return [_drawing(function(), f"fig{number}") for number, function in enumerate(drawings.values(), 1)]
+        return [
+            _drawing(name, function(), f"fig{number}") for number, (name, function) in enumerate(drawings.items(), 1)
+        ]
 
 
 def night(color: str) -> str:
@@ -100,7 +102,7 @@ def _linear(rgb: np.ndarray) -> np.ndarray:
     return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
-def _drawing(figure: Figure, key: str) -> Drawing:
+def _drawing(figure_name: str, figure: Figure, key: str) -> Drawing:
     """Take a figure apart into its words and its panels."""
     titles = [figure.get_suptitle(), *(legend.get_title().get_text() for legend in figure.legends)]
     note = figure.get_supxlabel()
@@ -109,9 +111,9 @@ def _drawing(figure: Figure, key: str) -> Drawing:
     colors: set[str] = set()
     pictures = []
     for number, ax in enumerate(_alone(figure), 1):
-        name, words = _plain(ax.get_title()), _words(ax)
+        name, words = f"{figure_name} {_plain(ax.get_title())}", _words(ax)
         pictures.append(Picture(name, words, _svg(figure, f"{key}p{number}", name, words, colors)))
-    return Drawing(_plain(next(filter(None, titles), key)), pictures, _plain(note), frozenset(colors))
+    return Drawing(_plain(next(filter(None, titles), figure_name)), pictures, _plain(note), frozenset(colors))
 
 
 def _plain(text: str) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import shlex
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -135,8 +134,8 @@ def page(paths: Sequence[Path], supplied: Supplied | None = None, paper: bool = 
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _template().render(
         version=gcref.__version__, title=_title(sources), lead=_lead(sweeps, runs),
-        facts=_facts(sweeps, runs, supplied), sources=sources,
-        studies=[_study(some) for some in (sweeps, runs) if some], figures=figures, skipped=dict(sorted(skipped.items())),
+        facts=_facts(sweeps, runs, supplied), sources=sources, figures=figures, skipped=dict(sorted(skipped.items())),
+        studies=[_study(some) for some in (sweeps, runs) if some],
         tables=[*(tables.sweep_tables(sweeps) if sweeps else ()), *(tables.run_tables(runs) if runs else ())],
         supplied=supplied, has_sweeps=bool(sweeps), counts=Counter(claim.verdict for claim in supplied.claims),
         style=_text("page.css"), colors=_colors(figures), script=script,
@@ -149,9 +148,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
     )
-    environment.filters.update(
-        verdict=lambda text: _VERDICTS.get(text, "open"), short=_short, quote=shlex.quote, json=_json
-    )
+    environment.filters.update(verdict=lambda text: _VERDICTS.get(text, "open"), short=_short, json=_json, kind=_kind)
     return environment.from_string(_text("page.html.jinja"))
 
 

@@ -1,5 +1,6 @@
 """The results files that a report is made of, read and put in their place."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ class Source:
     last: dict[str, float]
     doubts: list[str]
     run: Run | None
+
+    @property
+    def word(self) -> str:
+        """Its name, without its folder, as a word of a command line."""
+        name = self.path.name
+        return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
     @property
     def is_sweep(self) -> bool:
