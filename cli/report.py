@@ -57,7 +57,7 @@ def report(
         if value is not None and not validating:
             raise click.UsageError(f"{flag}={value} has no meaning without --validate")
     with _refusals():
-        from gcref.report import Supplied, check, page, plan, save
+        from gcref.report import Supplied, check, plan, render, save
 
         check(out, overwrite)
         sources = plan(results, paper, window)
@@ -68,7 +68,7 @@ def report(
     outcomes = _outcomes(results, workers, data_dir) if validating else {}
     supplied = Supplied(claims, unjudged, outcomes, _environment(), _again(sources, out, paper, window, validating))
     with _refusals():
-        save(page(results, supplied, paper, window), out, overwrite)
+        save(render(results, supplied, paper, window), out, overwrite)
     click.echo(f"wrote {out}")
     failed = [f"{path}: FAIL in {', '.join(outcome.failed)}" for path, outcome in outcomes.items() if outcome.failed]
     for line in failed:

@@ -2,8 +2,8 @@
 
 Claim: at the widths of a phone and of a desk, light and dark, the page asks for nothing but itself, writes nothing to
 the console, is no wider than the screen, has no text whose contrast is below 4.5 and no figure drawn so small that its
-letters cannot be read; for a screen reader its headings are in order, every image, table, link and button has a name, and
-every table heads of columns and rows; without scripts it says the same; and with them every column of every table sorts.
+letters cannot be read; for a screen reader its headings are in order, every image, table, link and button has a name,
+and every table heads of columns and rows; without scripts it says the same; with them every column of a table sorts.
 
 Exit 0 if so, 1 if not, with a line for each fault; 2 if there is no Chromium or no page. Runtime: seconds.
 """
@@ -107,7 +107,9 @@ def faults_of_tree(tree: Tree) -> list[str]:
     for node in tree.of("image", "img", "table", "link", "button", "heading", "region"):
         if not name(node).strip():
             out.append(f"a {node['role']['value']} has no name")
-    out += [f"{name(node)} has no description" for node in tree.of("image", "img") if not node.get("description")]
+    for node in tree.of("image", "img"):
+        if node.get("description", {}).get("value", "").strip() in ("", name(node)):
+            out.append(f"{name(node)} has no description")
     for table in tree.of("table"):
         out += [
             f"{name(table)} has no {role}" for role in ("columnheader", "rowheader") if not tree.of(role, below=table)
@@ -151,11 +153,12 @@ def _faults_of_events(browser: Chromium, url: str) -> list[str]:
     return list(dict.fromkeys(out))
 
 
-def faults(path: Path, screenshots: Path | None = None) -> list[str]:
+def faults(browser: Chromium, path: Path, screenshots: Path | None = None) -> list[str]:
     """Open a page on four screens and say what is wrong with it; see the module's claim.
 
     Parameters
     ----------
+    browser : Chromium
     path : Path
     screenshots : Path, optional
         A folder for pictures of the whole page, one a screen; it is made if its parent exists.
@@ -163,27 +166,28 @@ def faults(path: Path, screenshots: Path | None = None) -> list[str]:
     Raises
     ------
     gcref.validation.chromium.BrowserError
-        If there is no browser, or it breaks down.
+        If it breaks down.
     """
     url, out = path.resolve().as_uri(), []
     if screenshots is not None:
         screenshots.mkdir(exist_ok=True)
-    with Chromium() as browser:
-        for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
-            browser.tell(f"{domain}.enable")
-        for (place, width), scheme in itertools.product(WIDTHS.items(), SCHEMES):
-            _open(browser, url, width, scheme)
-            out += [f"{place}, {scheme}: {fault}" for fault in _faults_here(browser, width)]
-            if screenshots is not None:
-                shot = browser.tell("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-                (screenshots / f"{place}-{scheme}.png").write_bytes(base64.b64decode(shot["data"]))
-        said = _tree(browser).texts()
-        out += [f"not sorted: {text}" for text in browser.value(_UNSORTED)]
-        browser.tell("Emulation.setScriptExecutionDisabled", value=True)
-        _open(browser, url, WIDTHS["desk"], "light")
-        silent = _tree(browser).texts()
-        out += [f"without scripts: {text!r} is missing or new" for text in (said - silent) | (silent - said)]
-        return out + _faults_of_events(browser, url)
+    for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
+        browser.tell(f"{domain}.enable")
+    browser.tell("Emulation.setScriptExecutionDisabled", value=False)
+    browser.events.clear()
+    for (place, width), scheme in itertools.product(WIDTHS.items(), SCHEMES):
+        _open(browser, url, width, scheme)
+        out += [f"{place}, {scheme}: {fault}" for fault in _faults_here(browser, width)]
+        if screenshots is not None:
+            shot = browser.tell("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+            (screenshots / f"{place}-{scheme}.png").write_bytes(base64.b64decode(shot["data"]))
+    said = _tree(browser).texts()
+    out += [f"not sorted: {text}" for text in browser.value(_UNSORTED)]
+    browser.tell("Emulation.setScriptExecutionDisabled", value=True)
+    _open(browser, url, WIDTHS["desk"], "light")
+    silent = _tree(browser).texts()
+    out += [f"without scripts: {text!r} is missing or new" for text in (said - silent) | (silent - said)]
+    return out + _faults_of_events(browser, url)
 
 
 def main() -> int:
@@ -197,7 +201,8 @@ def main() -> int:
         print(f"Error: {options.page} is no file")
         return 2
     try:
-        found = faults(options.page, options.screenshots)
+        with Chromium() as browser:
+            found = faults(browser, options.page, options.screenshots)
     except (BrowserError, OSError) as error:
         print(f"Error: {error}")
         return 2

@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to through a pipe by the DevTools protocol: no server, no port, no driver."""
+"""A headless Chromium, spoken to through a pipe by the DevTools protocol: no server, no port, no driver. POSIX only."""
 
 import itertools
 import json
@@ -7,11 +7,15 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
+
+if sys.platform != "win32":
+    import fcntl
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _FLAGS = (
@@ -20,6 +24,13 @@ _FLAGS = (
     "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
 _SECONDS = 60
+# Chromium reads commands from file descriptor 3 and answers on 4.
+_START = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class BrowserError(RuntimeError):
@@ -47,15 +58,15 @@ class Chromium:
         self.events: list[dict[str, Any]] = []
         self._numbers, self._buffer, self._session = itertools.count(1), b"", ""
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        theirs_in, self._out = os.pipe()
-        self._in, theirs_out = os.pipe()
-        command = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'  # the numbers that Chromium expects
+        (theirs_in, self._out), (self._in, theirs_out) = os.pipe(), os.pipe()
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (theirs_in, theirs_out)]  # clear of 3 and 4
         self._process = subprocess.Popen(
-            ["sh", "-c", command, program, *_FLAGS, f"--user-data-dir={self._folder.name}", "about:blank"],
-            pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL, start_new_session=True,
+            [sys.executable, "-c", _START, *map(str, ends), program, *_FLAGS,
+             f"--user-data-dir={self._folder.name}", "about:blank"],
+            pass_fds=ends, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        os.close(theirs_in)
-        os.close(theirs_out)
+        for end in (theirs_in, theirs_out, *ends):
+            os.close(end)
 
     def __enter__(self) -> "Chromium":
         try:

@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 
 from gcref.atomic import replacing, writing
-from gcref.report.page import Outcome, Supplied, page, plan
+from gcref.report.page import Outcome, Supplied, plan, render
 from gcref.report.sources import Source
 
-__all__ = ["Outcome", "Source", "Supplied", "check", "page", "plan", "save"]
+__all__ = ["Outcome", "Source", "Supplied", "check", "plan", "render", "save"]
 
 SUFFIXES = (".html", ".htm")
 

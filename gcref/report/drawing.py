@@ -25,7 +25,7 @@ _COLOR = re.compile(r"\b(fill|stroke): (#[0-9a-f]{6})")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
 _NO_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # a label may quote a file that nobody here wrote
-_READABLE = 0.16  # luminance that stands out from a dark page
+_READABLE = 0.17  # luminance that stands out from a dark page
 _PALE = 0.7  # luminance from which a grey is a line of the background
 _LATEX = str.maketrans("", "", "$\\{}")
 
@@ -89,7 +89,7 @@ def night(color: str) -> str:
     luminance = float(_linear(rgb) @ [0.2126, 0.7152, 0.0722])
     if luminance > _PALE and np.ptp(rgb) < 0.05:
         return _hex(1.12 - rgb)
-    white = 0.9 * max(0.0, 1.0 - luminance / _READABLE)
+    white = 0.9 * max(0.0, 1.0 - luminance / _READABLE) ** 2
     return _hex((1.0 - white) * rgb + white)
 
 

@@ -93,13 +93,15 @@ class Study:
 
 
 def plan(paths: Sequence[Path], paper: bool = True, window: int | None = None) -> list[Source]:
-    """Read results files and refuse what `page` would, before there is anything to wait for; parameters as there."""
+    """Read results files and refuse what `render` would, before there is anything to wait for; parameters as there."""
     sources = read(paths)
     drawings(sources, paper, window)
     return sources
 
 
-def page(paths: Sequence[Path], supplied: Supplied | None = None, paper: bool = True, window: int | None = None) -> str:
+def render(
+    paths: Sequence[Path], supplied: Supplied | None = None, paper: bool = True, window: int | None = None
+) -> str:
     """Return the report of results files as one page of HTML.
 
     Parameters
