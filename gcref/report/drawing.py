@@ -7,7 +7,7 @@ colour becomes a variable that the page's style sheet gives another value on a d
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
 from matplotlib.legend import Legend
 from matplotlib.style import context
 
-_SIZE = (4.9, 4.7)  # inches: a panel as wide as a phone's screen has letters as large as on a desk
-_LEGEND: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "frameon": False, "ncols": 2}
+# Inches: of a panel, which fits a phone's screen; of its axes, and what is to their left; of a line of text.
+_WIDTH, _AXES, _LEFT, _LINE = 4.9, (3.88, 3.1), 0.92, 0.17
+_LEGEND: dict[str, Any] = {"loc": "upper center", "frameon": False, "fontsize": 8, "handlelength": 2.8}
+_LONG = 17  # characters of a label, up to which three of them fit side by side
 _COLOR = re.compile(r"\b(fill|stroke): (#[0-9a-f]{6})")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
@@ -106,8 +107,8 @@ def _drawing(figure_name: str, figure: Figure, key: str) -> Drawing:
     """Take a figure apart into its words and its panels."""
     titles = [figure.get_suptitle(), *(legend.get_title().get_text() for legend in figure.legends)]
     note = figure.get_supxlabel()
-    for text in (figure.suptitle(""), figure.supxlabel("")):
-        text.set_in_layout(False)
+    figure.suptitle("")
+    figure.supxlabel("")
     colors: set[str] = set()
     pictures = []
     for number, ax in enumerate(_alone(figure), 1):
@@ -127,27 +128,48 @@ def _plain(text: str) -> str:
 def _alone(figure: Figure) -> Iterator[Axes]:
     """Show each panel by itself, with the labels and the legend that it shared with others; yield its axes."""
     axes = [ax for ax in figure.axes if ax.axison]
-    place = GridSpec(1, 1, figure=figure)[0]
-    figure.set_size_inches(*_SIZE)
+    entries = [_entries(ax, figure) for ax in axes]
     x_label = next(filter(None, (ax.get_xlabel() for ax in axes)), "")
     y_label = ""
     for ax in axes:
         y_label = ax.get_ylabel() or y_label
         ax.set(xlabel=ax.get_xlabel() or x_label, ylabel=y_label, visible=False)
-        ax.set_subplotspec(place)
         ax.tick_params(labelleft=True)
-        for legend in figure.legends:
-            entries = [entry for entry in _entries(legend) if _is_of(ax, entry[0])]
-            ax.legend(*zip(*entries, strict=True), fontsize=8, handlelength=2.8, **_LEGEND)
     for legend in list(figure.legends):
         legend.remove()
+    _place(figure, axes, entries)
     for ax in axes:
         ax.set_visible(True)
         yield ax
         ax.set_visible(False)
 
 
-def _entries(legend: Legend) -> list[tuple[Any, str]]:
+def _place(figure: Figure, axes: Sequence[Axes], entries: Sequence[list[tuple[Any, str]]]) -> None:
+    """Give the axes of all panels the same place on the figure, and each its legend below."""
+    columns = 2 if any(len(label) > _LONG for found in entries for _, label in found) else 3
+    n_lines = max((-(-len(found) // columns) for found in entries), default=0)
+    above = 0.1 + _LINE * max((1 + ax.get_title().count("\n") for ax in axes), default=0)
+    labels = 0.33 + _LINE * max((1 + ax.get_xlabel().count("\n") for ax in axes), default=0)
+    width, height = _AXES
+    below = labels + 0.1 + _LINE * n_lines
+    whole = above + height + below
+    figure.set_layout_engine("none")
+    figure.set_size_inches(_WIDTH, whole)
+    for ax, found in zip(axes, entries, strict=True):
+        ax.set_position((_LEFT / _WIDTH, below / whole, width / _WIDTH, height / whole))
+        if found:
+            anchor = (0.5 - _LEFT / (4 * width), -labels / height)
+            ax.legend(*zip(*found, strict=True), bbox_to_anchor=anchor, ncols=columns, **_LEGEND)
+
+
+def _entries(ax: Axes, figure: Figure) -> list[tuple[Any, str]]:
+    """Return the handles that are a panel's, each with its label, from its own legend and from those of the figure."""
+    own = ax.get_legend()
+    found = _of_legend(own) if own is not None else []
+    return found + [entry for legend in figure.legends for entry in _of_legend(legend) if _is_of(ax, entry[0])]
+
+
+def _of_legend(legend: Legend) -> list[tuple[Any, str]]:
     """Return a legend's handles, which are lines, each with its label."""
     return [(handle, text.get_text()) for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True)]
 
@@ -166,7 +188,7 @@ def _words(ax: Axes) -> str:
         to_hex(line.get_color()): line for line in ax.lines if line.get_transform() == ax.transData and _joined(line)
     }
     told = []
-    for handle, label in _entries(legend):
+    for handle, label in _of_legend(legend):
         line = curves.get(to_hex(handle.get_color())) if _joined(handle) else None
         y = np.empty(0) if line is None else np.asarray(line.get_ydata(), dtype=np.float64)
         y = y[np.isfinite(y)]

@@ -196,8 +196,8 @@ def _lead(sweeps: Sequence[Source], runs: Sequence[Source]) -> str:
     if sweeps:
         n = sum(sum(source.states.values()) for source in sweeps)
         told.append(
-            f"{n:,} training trajectories of random-features models, and at each measuring point the variance of every "
-            "gradient estimator in closed form, over the whole training set."
+            f"{n:,} training {'trajectory' if n == 1 else 'trajectories'} of random-features models, and at each "
+            "measuring point the variance of every gradient estimator in closed form, over the whole training set."
         )
     if runs:
         exact = all(source.config["method"] == "closed-form" for source in runs)
