@@ -20,6 +20,8 @@ from gcref import data, figures, image_figures, shards, store
 from gcref.clustering.sketches import Sketches
 from gcref.data import DataError
 from gcref.engine.trace import Trace
+from gcref.report import tables
+from gcref.report.sources import read
 from gcref.studies.grid import Sweep
 from gcref.studies.image import run_image
 from gcref.studies.image_run import ImageRun
@@ -80,6 +82,9 @@ def _read_results(folder: Path) -> str:
     config, summary = store.read_config(path), store.read_summary(path)
     found: list[Any] = [config["schema"], store.doubts(path), summary]
     found += [figures.undrawable(summary), sorted(figures.drawings(summary))]
+    sources = read([path])
+    made = tables.sweep_tables(sources) if sources[0].is_sweep else tables.run_tables(sources)
+    found += [table.rows for table in made]
     for name in [None] if config["schema"] == "image/1" else [spec.id for spec in SWEEP.specs()]:
         attrs, series = store.read_trajectory(path, name)
         found += [sorted(attrs), *(array for _, array in sorted(series.items()))]

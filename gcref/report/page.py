@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 
 import gcref
-from gcref.panels import method_label
+from gcref.panels import method_label, methods_in_order
 from gcref.report import tables
 from gcref.report.drawing import Drawing, draw, night
 from gcref.report.sources import Source, drawings, read
@@ -89,7 +89,6 @@ class Study:
     common: list[tuple[str, str]]
     different: list[str]
     values: list[list[str]]
-    methods: list[tuple[str, str]]
 
 
 def plan(paths: Sequence[Path], paper: bool = True, window: int | None = None) -> list[Source]:
@@ -137,7 +136,7 @@ def render(
     return _template().render(
         version=gcref.__version__, title=_title(sources), lead=_lead(sweeps, runs),
         facts=_facts(sweeps, runs, supplied), sources=sources, figures=figures, skipped=dict(sorted(skipped.items())),
-        studies=[_study(some) for some in (sweeps, runs) if some],
+        methods=_methods(sources), studies=[_study(some) for some in (sweeps, runs) if some],
         tables=[*(tables.sweep_tables(sweeps) if sweeps else ()), *(tables.run_tables(runs) if runs else ())],
         supplied=supplied, has_sweeps=bool(sweeps), counts=Counter(claim.verdict for claim in supplied.claims),
         style=_text("page.css"), colors=_colors(figures), script=script,
@@ -245,17 +244,21 @@ def _study(sources: list[Source]) -> Study:
     configs = [source.config for source in sources]
     keys = [key for key in sorted({key for config in configs for key in config}) if key not in ("schema", "methods")]
     keys.sort(key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
-    same = [key for key in keys if all(config.get(key) == configs[0].get(key) for config in configs)]
+    same = [key for key in keys if all(config.get(key) == configs[0].get(key) for config in configs[1:])]
     rest = [key for key in keys if key not in same]
-    methods = dict.fromkeys(name for config in configs for name in _names(config.get("methods")))
     return Study(
         "Random features" if sources[0].is_sweep else "Images",
         sources,
         [(_label(key), _setting(key, configs[0][key])) for key in same],
         [_label(key) for key in rest],
         [[_setting(key, config[key]) if key in config else "–" for key in rest] for config in configs],
-        [(method_label(name), _METHODS.get(name) or _further(name)) for name in methods],
     )
+
+
+def _methods(sources: Sequence[Source]) -> list[tuple[str, str]]:
+    """Return the estimators that the files measure, each with what it is."""
+    names = methods_in_order(name for source in sources for name in _names(source.config.get("methods")))
+    return [(method_label(name), _METHODS.get(name) or _further(name)) for name in names]
 
 
 def _names(value: Any) -> list[str]:

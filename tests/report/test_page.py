@@ -170,7 +170,7 @@ class TestContents:
 
     def test_configuration(self, page):
         section = page.root.one("section", id="configuration")
-        assert [h.text for h in section.all("h3")] == ["Random features", "Images"]
+        assert [h.text for h in section.all("h3")] == ["Random features", "Images", "Estimators"]
         assert table(page, "What differs between the files") == [
             ["File", "duplicate fraction"], ["plain.h5", "0"], ["dup.h5", "0.5"]
         ]  # fmt: skip
@@ -197,7 +197,7 @@ class TestContents:
         assert tally == ["holds: 2", "holds in part: 1", "does not hold: 1", "cannot be judged: 1"]
 
     def test_validation(self, page):
-        rows = table(page, "What was checked")
+        rows = table(page, "What was checked: results.h5")
         assert rows[1:] == [
             ["labels", "what labels are", "1", "1e-09", "1e-06", "pass"],
             ["digests", "equal", "1", "–", "equal", "FAIL"],
