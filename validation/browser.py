@@ -117,9 +117,20 @@ def faults_of_tree(tree: Tree) -> list[str]:
     return out
 
 
+def _size(browser: Chromium, width: int, height: int = 900) -> None:
+    phone = width < 600
+    browser.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+
+
+def _picture(browser: Chromium, width: int) -> bytes:
+    """Return the whole page as PNG: on a screen as high as it, since what is beyond a screen may not be painted."""
+    _size(browser, width, browser.value("document.documentElement.scrollHeight"))
+    return base64.b64decode(browser.tell("Page.captureScreenshot", format="png")["data"])
+
+
 def _open(browser: Chromium, url: str, width: int, scheme: str) -> None:
     """Show a page on a screen of some width that prefers light or dark."""
-    browser.tell("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+    _size(browser, width)
     browser.tell("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     browser.tell("Page.navigate", url=url)
     browser.wait("Page.loadEventFired")
@@ -179,8 +190,7 @@ def faults(browser: Chromium, path: Path, screenshots: Path | None = None) -> li
         _open(browser, url, width, scheme)
         out += [f"{place}, {scheme}: {fault}" for fault in _faults_here(browser, width)]
         if screenshots is not None:
-            shot = browser.tell("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-            (screenshots / f"{place}-{scheme}.png").write_bytes(base64.b64decode(shot["data"]))
+            (screenshots / f"{place}-{scheme}.png").write_bytes(_picture(browser, width))
     said = _tree(browser).texts()
     out += [f"not sorted: {text}" for text in browser.value(_UNSORTED)]
     browser.tell("Emulation.setScriptExecutionDisabled", value=True)

@@ -11,6 +11,7 @@ from gcref.report.sources import Source
 
 MOST_ROWS = 2000  # that anybody scrolls through
 _ABSENT = "–"
+_DIVIDING = np.errstate(all="ignore")  # a variance can be exactly zero, and that of a bad file anything
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ class _Sweep:
     def over(self, method: str, base: str, rows: NDArray) -> NDArray[np.float64]:
         """Return the variance of a method over that of another, trajectory by trajectory."""
         one, other = (self.variance[rows, self.methods.index(name)] for name in (method, base))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return one / other
+        return one / other
 
 
+@_DIVIDING
 def sweep_tables(sources: Sequence[Source]) -> list[Table]:
     """Return the tables of each file of the random-features study, none if it has no trajectory to show."""
     found = []
@@ -82,6 +83,7 @@ def sweep_tables(sources: Sequence[Source]) -> list[Table]:
     return found
 
 
+@_DIVIDING
 def overall(source: Source, method: str = "gc", base: str = "sgb") -> float | None:
     """Return the geometric mean, over trajectories without duplicates, of the variance of a method over another's."""
     sweep = _Sweep(source.summary)
@@ -141,6 +143,7 @@ def _by_point(sweep: _Sweep) -> Table:
     )
 
 
+@_DIVIDING
 def run_tables(sources: Sequence[Source]) -> list[Table]:
     """Return the tables of image runs."""
     return [_runs(sources), _by_run(sources)]
@@ -164,20 +167,19 @@ def _runs(sources: Sequence[Source]) -> Table:
 
 def _by_run(sources: Sequence[Source]) -> Table:
     """A row for each run and method."""
-    columns = ["Run", "Method", "V, mean", "V, largest", "V / V(SG-B)", "Normalized variance, mean", "largest"]
+    columns = ["Run", "Method", "V, mean", "V, largest", "V / V(SG-B)", "Normalized, mean", "Normalized, largest"]
     rows = []
     for source in sources:
         found = {row["method"].decode(): row for row in source.summary}
         for method in methods_in_order(found)[:MOST_ROWS]:
             row = found[method]
-            with np.errstate(all="ignore"):
-                ratio = row["variance_mean70"] / found["sgb"]["variance_mean70"] if "sgb" in found else np.nan
+            ratio = row["variance_mean70"] / found["sgb"]["variance_mean70"] if "sgb" in found else np.nan
             cells = [_variance(row[f"variance_{which}70"]) for which in ("mean", "max")] + [_ratio(ratio)]
             cells += [_ratio(row[f"normalized_variance_{which}70"], 3) for which in ("mean", "max")]
             rows.append([Cell(source.label), Cell(method_label(method)), *cells])
     note = (
-        "V is the average variance of a coordinate, in squared gradient units; mean and largest value over the last "
-        "70 % of the measurements. V / V(SG-B) divides the means. "
+        "V is the average variance of a coordinate, in squared gradient units, normalized: over its second moment; mean "
+        "and largest value over the last 70 % of the measurements. V / V(SG-B) divides the means. "
     )
     return Table(
         "table-variance", "Variance by run and method", (note + _cut(len(rows))).strip(), columns, rows[:MOST_ROWS], 2
@@ -188,8 +190,7 @@ def _by_run(sources: Sequence[Source]) -> Table:
 
 
 def _geometric_mean(values: NDArray[np.float64]) -> float:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.exp(np.mean(np.log(values))))
+    return float(np.exp(np.mean(np.log(values))))
 
 
 def _count(value: int) -> Cell:

@@ -85,6 +85,11 @@ class TestByMethod:
         assert text(table)[1][2:] == ["0.00", "0.00", "0.00", "100 %", "0 %", "0.000"]
         assert text(points) == [["0.01", "1", "1", "4.00e+00", "0.00", "0.25"]]
 
+    def test_numbers_of_any_size(self, tmp_path):
+        rows = numbers(*((name, 0.01, 1.0, 0.0, [(1e308, 1.0), (1e-308, 1.0), (0.0, 1.0)]) for name in "ab"))
+        found = made_of(sweep(tmp_path / "r.h5", rows))  # a warning would be an error
+        assert text(found[0])[1][2:5] == ["0.00", "0.00", "0.00"]
+
 
 class TestByPoint:
     def test_by_hand(self, tmp_path):
