@@ -178,8 +178,8 @@ def _by_run(sources: Sequence[Source]) -> Table:
             cells += [_ratio(row[f"normalized_variance_{which}70"], 3) for which in ("mean", "max")]
             rows.append([Cell(source.label), Cell(method_label(method)), *cells])
     note = (
-        "V is the average variance of a coordinate, in squared gradient units, normalized: over its second moment; mean "
-        "and largest value over the last 70 % of the measurements. V / V(SG-B) divides the means. "
+        "V is the average variance of a coordinate, in squared gradient units; normalized: by its second moment. Means "
+        "and largest values over the last 70 % of the measurements. V / V(SG-B) divides the means. "
     )
     return Table(
         "table-variance", "Variance by run and method", (note + _cut(len(rows))).strip(), columns, rows[:MOST_ROWS], 2
