@@ -31,6 +31,7 @@ HEIGHT = {
     "gcref/image_panels": 4,
     "gcref/panels": 4,
     "gcref/studies": 5,
+    "gcref/toy_figure": 5,
     "validation": 6,
     "cli": 7,
 }
