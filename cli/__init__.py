@@ -12,10 +12,12 @@ import click
 from gcref import __version__
 from gcref.cli.cluster import cluster
 from gcref.cli.common import printable
+from gcref.cli.export import export
 from gcref.cli.figures import figures
 from gcref.cli.image import image
 from gcref.cli.info import info, warmup
 from gcref.cli.rf_sweep import rf_sweep
+from gcref.cli.show import show
 from gcref.cli.stopping import heed_signals, stopped
 from gcref.cli.toy import toy
 from gcref.cli.validate import validate
@@ -50,7 +52,7 @@ def cli() -> None:
     """  # noqa: D301, D400
 
 
-for command in (rf_sweep, image, cluster, figures, validate, toy, info, warmup):
+for command in (rf_sweep, image, cluster, figures, show, export, validate, toy, info, warmup):
     cli.add_command(command)
 
 

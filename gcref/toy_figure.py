@@ -18,9 +18,9 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from matplotlib.widgets import Slider
 from PIL import Image
 
+from gcref.atomic import replacing, writing
 from gcref.engine.trace import Array
 from gcref.panels import FORMATS, check_choice, look
-from gcref.shards import replacing, writing
 from gcref.studies.toy import Toy
 
 __all__ = ["FILMS", "MOST_CLUSTERS", "STILLS", "Player", "Scene", "save", "window"]
