@@ -14,7 +14,7 @@ FORMATS = ("png", "svg", "pdf", "gif", "mp4")
 STILL = 5  # the step of a still: clusters of both classes have formed, and boundaries still differ
 
 
-@click.command(short_help="Draw Fig. 1: clusters of gradients while a linear classifier learns.")
+@click.command(short_help="Draw Fig. 1, clusters of gradients while a model learns.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="File for a still or a film.")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), show_default="what FILE ends in",

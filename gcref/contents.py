@@ -14,8 +14,9 @@ from gcref.store import StoreError, doubts
 from gcref.tables import KINDS, Results, Trajectory, course, group_by, read_results
 from gcref.trace_files import TraceFile, TraceFileError
 
-_LABELS = {
-    "labels": 1, "sizes": 1, "weights": 1, "objective": 1, "method": 0, "n_clusters": 0, "seed": 0, "gcref_version": 0,
+_LABELS = {  # dimensions, and kinds of type
+    "labels": (1, "iu"), "sizes": (1, "iu"), "weights": (1, "f"), "objective": (1, "f"),
+    "method": (0, "U"), "n_clusters": (0, "iu"), "seed": (0, "iu"), "gcref_version": (0, "U"),
 }  # fmt: skip
 _GROUPED = {"rf-sweep/1": ("learning_rate", "duplicate_fraction"), "image/1": ()}
 
@@ -101,16 +102,26 @@ def _of_labels(path: Path) -> dict[str, Any]:
     except Exception as error:  # zipfile and NumPy fail in many ways on bytes that are not what they seem
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} does not hold the labels of clusters: {reason}") from None
-    sizes, objective = arrays["sizes"], arrays["objective"]
-    numbers = sizes.dtype.kind in "iu" and objective.dtype.kind in "fiu" and sizes.size and objective.size
-    if any(arrays[name].ndim != ndim for name, ndim in _LABELS.items()) or not numbers:
+    if not _are_labels(arrays):
         raise ValueError(f"{path} holds arrays of other types or shapes than the labels of clusters have")
+    sizes, objective = arrays["sizes"], arrays["objective"]
     return {
         "kind": "labels", "n_examples": len(arrays["labels"]), "n_clusters": len(sizes),
         **{name: arrays[name].item() for name in ("method", "seed", "gcref_version")},
         "sizes": {"smallest": int(sizes.min()), "median": float(np.median(sizes)), "largest": int(sizes.max())},
         "objective": objective.tolist(),
     }  # fmt: skip
+
+
+def _are_labels(arrays: dict[str, Any]) -> bool:
+    """Tell whether the arrays have the shapes and types of `_LABELS`; one that is damaged can be mere bytes."""
+    return all(
+        isinstance(arrays[name], np.ndarray)
+        and arrays[name].ndim == ndim
+        and arrays[name].dtype.kind in kinds
+        and arrays[name].size
+        for name, (ndim, kinds) in _LABELS.items()
+    )
 
 
 def _of_results(results: Results) -> dict[str, Any]:

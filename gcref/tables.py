@@ -42,6 +42,7 @@ HYPER_PARAMETERS = {
         "n_train", "n_parameters", "seed",
     ),
 }  # fmt: skip
+_ROOT = {"schema": str, "gcref_version": str, "command": str, "config": str, "complete": bool, "digest": str}
 _COMMON = ("noise_scale", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "learning_rate")
 _RENAMED = {"learning_rate": "current_learning_rate"}  # the hyper-parameter has the name already
 
@@ -116,7 +117,13 @@ def read_results(path: Path | str) -> Results:
         If it cannot be read or is damaged, of an unknown study, or its trajectories do not go together.
     """
     path = Path(path)
-    config, attrs = read_config(path), {name: _plain(value) for name, value in read_attrs(path).items()}
+    config, attrs = (
+        read_config(path),
+        {name: _plain(value) for name, value in read_attrs(path).items() if name in _ROOT},
+    )
+    wrong = [name for name, value in attrs.items() if not isinstance(value, _ROOT[name])]
+    if wrong:
+        raise StoreError(f"{path} is damaged: its attribute {wrong[0]} is of type {type(attrs[wrong[0]]).__name__}")
     study = config["schema"]
     if study not in HYPER_PARAMETERS:
         raise StoreError(f"{path}: config has schema {study!r}; {' or '.join(HYPER_PARAMETERS)} is expected")

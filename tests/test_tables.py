@@ -128,6 +128,7 @@ def spoil(file):
     yield "series", lambda: group.pop("noise_scale"), "trajectory b has other series than a"
     yield "gone", lambda: group.pop("iteration"), "is damaged"
     yield "no group", lambda: replace(group, "variance", 1.0), "is damaged"
+    yield "root", lambda: file.attrs.update(command=[1, 2]), "is damaged: its attribute command is of type ndarray"
     yield "config", lambda: file.attrs.update(config='{"schema": "toy/1"}'), "rf-sweep/1 or image/1 is expected"
 
 
@@ -136,7 +137,7 @@ def replace(group, name, value):
     group[name] = value
 
 
-@pytest.mark.parametrize("case", range(12))
+@pytest.mark.parametrize("case", range(13))
 def test_a_file_that_does_not_go_together(tmp_path, case):
     path = diverged_file(tmp_path / "diverged.h5")
     with h5py.File(path, "a") as file:
@@ -149,7 +150,7 @@ def test_a_file_that_does_not_go_together(tmp_path, case):
 
 def test_every_way_to_spoil_a_file_is_tried(tmp_path):
     with h5py.File(diverged_file(tmp_path / "diverged.h5"), "a") as file:
-        assert len(list(spoil(file))) == 12
+        assert len(list(spoil(file))) == 13
 
 
 def test_no_trajectory_yet(tmp_path):
