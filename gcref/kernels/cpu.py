@@ -217,7 +217,7 @@ def _smallest(x: np.ndarray) -> float:
 
 @jit
 def _first_smallest(x: np.ndarray) -> int:
-    """Return the first index of the smallest number; 0 if there is none. Two loops, since one would not be vectorised."""
+    """Return the first index of the smallest number, 0 if there is none; in two loops, so that one is vectorised."""
     low = _smallest(x)
     for k in range(x.shape[0]):
         if x[k] == low:

@@ -16,7 +16,6 @@ def add_grouped_sums(pairs: list[tuple[np.ndarray, np.ndarray]], labels: np.ndar
 
     An array is one thread's, which reads it from end to end: what this costs is memory, not arithmetic.
     """
-
     order = np.argsort(labels, kind="stable")
 
     def task(first: int, last: int) -> None:
