@@ -10,6 +10,7 @@ import sys
 import click
 
 from gcref import __version__
+from gcref.cli.bench import bench
 from gcref.cli.cluster import cluster
 from gcref.cli.figures import figures
 from gcref.cli.image import image
@@ -44,7 +45,7 @@ def cli() -> None:
     """  # noqa: D301, D400
 
 
-for command in (rf_sweep, image, cluster, figures, validate, info, warmup):
+for command in (rf_sweep, image, cluster, figures, validate, bench, info, warmup):
     cli.add_command(command)
 
 

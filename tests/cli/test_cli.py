@@ -35,7 +35,7 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 
 def test_help_names_every_command():
     shown = invoke("--help").output
-    assert set(cli.commands) == {"rf-sweep", "image", "figures", "validate", "cluster", "info", "warmup"}
+    assert set(cli.commands) == {"rf-sweep", "image", "figures", "validate", "cluster", "bench", "info", "warmup"}
     assert all(f"\n  {name} " in shown for name in cli.commands)
     assert invoke("-h").output == shown
 
