@@ -105,6 +105,7 @@ def test_operations_of_the_mlp_by_hand():
     m = workloads.mlp()
     products = 785 * 1024 + 1025 * 1024 + 1025 * 10
     assert m.products == products
+    assert m.center_products(128) == 128 * m.trace_numbers
     assert m.trace_numbers == 785 + 1024 + 1025 + 1024 + 1025 + 10
     assert workloads.gradient_work(m).flops == 2 * 128 * (3 * products - 785 * 1024)
     assert workloads.trace_work(m).flops == 2 * 128 * (2 * products - 785 * 1024)
@@ -342,7 +343,7 @@ def test_no_baseline(tmp_path, text, told):
 
 @pytest.mark.parametrize("name", suites.SUITES)
 def test_every_suite_gives_rows(name):
-    assert suites.suite(name).SUITE == name
+    assert name == suites.suite(name).SUITE
     assert callable(suites.suite(name).rows)
 
 

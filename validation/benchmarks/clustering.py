@@ -20,7 +20,7 @@ from gcref.kernels import cpu
 from gcref.kernels.threads import n_threads, product
 from gcref.validation.benchmarks.alternating import Run, alternate, block_time, seconds_of
 from gcref.validation.benchmarks.candidates import sketches
-from gcref.validation.benchmarks.rows import UNCOUNTED, Row, Work
+from gcref.validation.benchmarks.rows import Row, Work
 from gcref.validation.benchmarks.workloads import (
     Model,
     Plan,
@@ -139,13 +139,13 @@ def _iteration(plan: Plan, name: str, m: Model, traces: object, target: float) -
     """Time an iteration of GC, A and U step: a fit of five less a fit of one, over four."""
     _fit_seconds(traces, 1)
     pair = alternate(lambda: (_fit_seconds(traces, 5) - _fit_seconds(traces, 1)) / 4, _epoch(m), plan.blocks(5))
-    numbers = len(m.ds) * m.trace_numbers
-    work = Work(2.0 * numbers * (N_CLUSTERS + 1), 2 * 4.0 * numbers)
-    if traces is not None and callable(traces):
-        again = scaled(trace_work(m), 2 * m.batches)
-        work = Work(again.flops + work.flops, again.n_bytes)
-    what = f"GC iteration, K = {N_CLUSTERS}, {name}, N = {len(m.ds):,}"
-    return Row(SUITE, what, EPOCH, pair, target, work if "ResNet8" not in name else UNCOUNTED)
+    n = len(m.ds)
+    flops = 2.0 * n * m.center_products(N_CLUSTERS) + n * m.trace_numbers
+    # Two passes over the traces, kept (here of fully connected layers) or computed anew.
+    again = scaled(trace_work(m), 2 * m.batches)
+    work = Work(flops + again.flops, again.n_bytes) if callable(traces) else Work(flops, 8.0 * n * m.trace_numbers)
+    what = f"GC iteration, K = {N_CLUSTERS}, {name}, N = {n:,}"
+    return Row(SUITE, what, EPOCH, pair, target, work)
 
 
 def _products(plan: Plan, m: Model, kept: list[list[Trace]]) -> Row:
@@ -165,6 +165,6 @@ def _sketch_pass(plan: Plan, name: str, m: Model, target: float | None) -> Row:
     ours = anew(m)
     pair = alternate(lambda: seconds_of(lambda: gcref.Sketches(DIM).add(ours)), _epoch(m), plan.blocks(7))
     traces = scaled(trace_work(m), m.batches)
-    flops = traces.flops + 2.0 * DIM * len(m.ds) * m.trace_numbers
+    flops = traces.flops + 2.0 * len(m.ds) * m.center_products(DIM)
     what = f"sketch pass, m = {DIM}, {name}, N = {len(m.ds):,}"
-    return Row(SUITE, what, EPOCH, pair, target, Work(flops, traces.n_bytes) if m.x.ndim == 2 else UNCOUNTED)
+    return Row(SUITE, what, EPOCH, pair, target, Work(flops, traces.n_bytes))

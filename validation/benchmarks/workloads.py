@@ -63,6 +63,10 @@ class Model(NamedTuple):
         """Σ_l T (I + O): the numbers in an example's traces, patches written out."""
         return float(sum(self.net.costs(self.x.shape[1:]).u_step()))
 
+    def center_products(self, n_clusters: int) -> float:
+        """Multiplications of C ⊙ g with K centres and one example, by the form of fewer, Eq. 8 or 9; as of a sketch."""
+        return float(sum(min(found) for found in self.net.costs(self.x.shape[1:], n_clusters).inner_products()))
+
 
 def model(net: Network, shape: tuple[int, ...], n_examples: int) -> Model:
     """Draw inputs and labels."""
