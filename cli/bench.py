@@ -72,7 +72,7 @@ def bench(
       rf          gcref rf-sweep, and how long the first start takes, in seconds
       table1      Table 1 of the paper: measured exponents beside the predicted ones; Eq. 8 or 9?
       scaling     N to a million, K to 4,096, d to 10⁸, T to 1,024: time and memory
-    All: about an hour; with --quick some ten minutes.
+    All: half an hour or more; with --quick some minutes.
 
     \b
     Examples:
@@ -95,9 +95,11 @@ def bench(
             _baseline(str(write_baseline) if write_baseline.exists() else None, quick)
         if out is not None:
             _check_folder(out, overwrite)
-    report = _run([s for s in SUITES if s in suites or "all" in suites], quick, asked)
+    report, failure = _run([s for s in SUITES if s in suites or "all" in suites], quick, asked)
     comparisons = _print(report, before, to_stderr=json_file == STDOUT)
-    _write(report, json_file, out, write_baseline, overwrite)
+    _write(report, json_file, out, None if failure else write_baseline, overwrite)
+    if failure:
+        raise click.ClickException(failure)
     worse = [c.key for c in comparisons if c.verdict == "worse"]
     if fail and (worse or any(row.verdict == "missed" for row in report.rows)):
         sys.exit(1)
@@ -136,21 +138,19 @@ def _check_folder(out: Path, overwrite: bool) -> None:
         raise ValueError(f"--out {out} cannot be written")
 
 
-def _run(suites: Sequence[str], quick: bool, asked: Sequence[str]) -> "Report":
-    """Measure, and say on standard error what was found as it is found."""
+def _run(suites: Sequence[str], quick: bool, asked: Sequence[str]) -> "tuple[Report, str]":
+    """Measure, and say on standard error what was found as it is found; also why that ended early, if it did."""
     from gcref.validation.benchmarks.suites import run
     from gcref.validation.benchmarks.tables import in_a_line
 
     click.echo("measuring the machine's limits ...", err=True)
+    report, measuring = run(suites, quick, asked)
     try:
-        report, measuring = run(suites, quick, asked)
         for found in measuring:
             click.echo(in_a_line(found), err=True)
-    except ArithmeticError as error:
-        raise click.ClickException(f"nothing to time: {error}") from None
-    except ChildProcessError as error:
-        raise click.ClickException(str(error)) from None
-    return report
+    except (ArithmeticError, ChildProcessError) as error:  # both sides differ, or a process failed
+        return report, f"ended early: {error}"
+    return report, ""
 
 
 def _print(report: "Report", before: "Baseline | None", to_stderr: bool) -> "list[Comparison]":

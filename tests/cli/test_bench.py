@@ -148,14 +148,18 @@ def test_the_shipped_baseline_is_the_default(stubs):
     assert "2 new" in result.stdout
 
 
-def test_results_that_differ_end_with_a_sentence(stubs, monkeypatch):
+def test_results_that_differ_end_with_a_sentence(stubs, tmp_path):
     def differ(plan):
+        yield row("fast", 0.5)
         raise ArithmeticError("the loss differs from the peer's by a relative 1e-01; at most 1e-05 is allowed")
 
     stubs["engine"].rows = differ
-    result = bench("--suite", "engine")
+    path = tmp_path / "baseline.json"
+    result = bench("--suite", "engine", "--write-baseline", path)
     assert result.exit_code == 1
-    assert "Error: nothing to time: the loss differs" in result.stderr
+    assert "Error: ended early: the loss differs" in result.stderr
+    assert "0.500 [0.450, 0.550]" in result.stdout  # what was found before is shown
+    assert not path.exists()
 
 
 def test_a_process_that_fails_ends_with_a_sentence(stubs):
@@ -165,7 +169,7 @@ def test_a_process_that_fails_ends_with_a_sentence(stubs):
     stubs["scaling"].rows = fail
     result = bench("--suite", "scaling")
     assert result.exit_code == 1
-    assert "Error: gradient with {'d': 4} exited with 1: MemoryError" in result.stderr
+    assert "Error: ended early: gradient with {'d': 4} exited with 1: MemoryError" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The arithmetic of ``gcref bench``'s tables, on stub runs; no time is asserted."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from gcref.validation.benchmarks import (
     alternating,
     baseline,
+    clustering,
     limits,
     peers,
     rf,
+    scaling,
     slopes,
     suites,
     table1,
@@ -353,6 +356,77 @@ def test_a_command_is_timed_and_a_failure_told(tmp_path):
     assert peak >= 0
     with pytest.raises(ChildProcessError, match="exited with 1: KeyError: 'x'"):
         rf.seconds_of([rf.sys.executable, "-c", "{}['x']"])
+
+
+@pytest.mark.parametrize("name", scaling.QUANTITIES)
+def test_every_point_of_the_scaling_can_be_measured(name):
+    quantity = scaling.QUANTITIES[name]
+    assert set(quantity.axes) <= set(quantity.base)
+    assert set(quantity.axes) == set(quantity.memory)
+    seconds, memory = scaling.measure(name, quantity.small)
+    assert seconds > 0
+    assert memory >= 0
+
+
+def test_points_of_the_scaling_come_from_processes_of_their_own(monkeypatch):
+    seconds, memory = scaling._in_a_process("gradient", {"N": 16, "d": 200})
+    assert seconds > 0
+    assert memory >= 0
+    with pytest.raises(ChildProcessError, match=r"gradient with {'N': 16} exited with 1: KeyError: 'd'"):
+        scaling._in_a_process("gradient", {"N": 16})
+    monkeypatch.setattr(scaling, "_in_a_process", lambda _, sizes: (2.0 * sizes["d"], 3 * sizes["d"] ** 2))
+    found = list(scaling._along("gradient", scaling.QUANTITIES["gradient"], "d", (10, 100, 1000)))
+    assert [(slope.unit, round(slope.exponent, 6), slope.predicted) for slope in found] == [("s", 1, 1), ("B", 2, 1)]
+    monkeypatch.setattr(scaling, "_in_a_process", lambda _, sizes: (2.0 * sizes["d"], 0))
+    found = list(scaling._along("gradient", scaling.QUANTITIES["gradient"], "d", (10, 100, 1000)))
+    assert [slope.unit for slope in found] == ["s"]  # where memory is not measured
+
+
+def test_sizes_that_a_machine_cannot_take_end_an_axis(monkeypatch):
+    def measured(name, sizes):
+        if sizes["d"] > most:
+            raise ChildProcessError(f"{name} with {sizes} exited with 1: MemoryError")
+        return 2.0 * sizes["d"], 0
+
+    monkeypatch.setattr(scaling, "_in_a_process", measured)
+    most = 100
+    (found,) = scaling._along("gradient", scaling.QUANTITIES["gradient"], "d", (10, 100, 1000, 10_000))
+    assert (found.sizes, found.values) == ((10, 100), (20.0, 200.0))
+    assert found.fixed == "N = 128; not at 1,000: MemoryError"
+    most = 10
+    with pytest.raises(ChildProcessError, match="MemoryError"):
+        next(scaling._along("gradient", scaling.QUANTITIES["gradient"], "d", (10, 100, 1000)))
+
+
+def test_the_largest_sizes_are_those_that_are_promised():
+    largest = dict.fromkeys("NKdT", 0)
+    for quantity in scaling.QUANTITIES.values():
+        for axis, values in quantity.axes.items():
+            largest[axis] = max(largest.get(axis, 0), *values)
+    assert {axis: largest[axis] for axis in "NKdT"} == {"N": 10**6, "K": 4096, "d": 10**8, "T": 1024}
+
+
+def test_an_a_step_and_an_iteration_of_lloyds():
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    G, C = rng.standard_normal((50, 6)), rng.standard_normal((4, 6))
+    labels = clustering.a_step(G, C, rng)()
+    assert labels.shape == (50,)
+    assert set(labels) <= set(range(4))
+    clustering.lloyd(G, C)()
+
+
+def test_an_exchange_sweep_counts_as_many_operations_as_the_products_beside_it():
+    seen = {}
+
+    def compare(ours, theirs, *_, times):
+        seen["times"] = times
+        return row().pair
+
+    found = clustering._exchange_sweep(SimpleNamespace(quick=True, compare=compare))
+    assert found.work.flops == 2 * 6_000 * 128 * 64
+    assert seen["times"] == pytest.approx(found.work.flops / (2 * 512**3))
+    assert found.target == 4.0
 
 
 def test_the_report_as_json():

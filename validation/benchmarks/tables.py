@@ -115,6 +115,8 @@ def remarks(report: Report) -> Iterator[str]:
         f"threads: ours/peer's; gcref {n_threads()} (BLAS {blas_threads()}), each peer {n_threads()}; "
         "NUMBA_NUM_THREADS sets both"
     )
+    if any((row.fraction(limits) or 0.0) > 1.0 for row in report.rows):
+        yield "a fraction above 100 %: the machine was busier when its limits were measured"
     found = ", ".join(f"{name} {version}" for name, version in report.versions.items() if version)
     yield f"peers: {found or 'none'}"
     absent = [name for name, version in report.versions.items() if version is None]
