@@ -141,8 +141,8 @@ def add_moments(trace: Trace, total: NDArray[np.float64], squares: NDArray[np.fl
     time, added up in float64.
     """
     if trace.n_positions <= 2:
-        A, D = trace.A, trace.D
-        n = trace.n_examples * trace.n_positions
+        A, D = _without_zeros(trace.A, trace.D)
+        n = len(A) * A.shape[1]
         sums = product(A.reshape(n, trace.n_inputs).T, D.reshape(n, trace.n_outputs))
         accumulate(total, sums.reshape(-1))
         moments.second_moment(A, D, out=squares.reshape(trace.n_inputs, trace.n_outputs))
@@ -150,6 +150,11 @@ def add_moments(trace: Trace, total: NDArray[np.float64], squares: NDArray[np.fl
     for rows in _chunks(trace, True):
         part = trace.rows(rows)
         moments.add_moments(part.gradients().reshape(part.n_examples, part.n_parameters), total, squares)
+
+
+def _without_zeros(A: Array, D: Array) -> tuple[Array, Array]:
+    """Leave out the second position if its A is 0, as where SVRG's difference has A − Ã of the data themselves."""
+    return (A, D) if A.shape[1] < 2 or A[:, 1].any() else (A[:, :1], D[:, :1])
 
 
 def _chunks(trace: Trace, by_gradients: bool, most: int = 0) -> Iterator[slice]:
