@@ -152,6 +152,18 @@ def add_moments(trace: Trace, total: NDArray[np.float64], squares: NDArray[np.fl
         moments.add_moments(part.gradients().reshape(part.n_examples, part.n_parameters), total, squares)
 
 
+def add_total(trace: Trace, total: NDArray[np.float64]) -> float:
+    """Add Σ_i g_i of one block to total, (I·O,), and return Σ_i ‖g_i‖²; the products as in `add_moments`."""
+    if trace.n_positions <= 2:
+        A, D = _without_zeros(trace.A, trace.D)
+        n = len(A) * A.shape[1]
+        accumulate(total, product(A.reshape(n, trace.n_inputs).T, D.reshape(n, trace.n_outputs)).reshape(-1))
+        return float(here.sq_norms(A, D).sum())
+    squares = np.zeros(trace.n_parameters)
+    add_moments(trace, total, squares)
+    return float(squares.sum())
+
+
 def _without_zeros(A: Array, D: Array) -> tuple[Array, Array]:
     """Leave out the second position if its A is 0, as where SVRG's difference has A − Ã of the data themselves."""
     return (A, D) if A.shape[1] < 2 or A[:, 1].any() else (A[:, :1], D[:, :1])

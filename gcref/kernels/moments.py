@@ -10,7 +10,6 @@ from gcref.kernels.cpu import chunked
 from gcref.kernels.elementwise import accumulate_scaled
 from gcref.kernels.jit import fast_jit
 
-
 _SAFE = 2.0**-25, 2.0**20  # what columns of A and D may reach without their squares' products leaving float32
 
 
@@ -80,6 +79,26 @@ def add_moments(G: np.ndarray, total: np.ndarray, squares: np.ndarray) -> None:
     G (N, M), total and squares (M,). Cost N M.
     """
     threads.over(G.shape[1], lambda first, last: _add_moments(G, total, squares, first, last), G.size >= 1 << 15)
+
+
+@fast_jit
+def _fold_total(total, all_total):  # type: ignore[no-untyped-def]
+    """A range of coordinates of `fold_total`."""
+    squared = 0.0
+    for j in range(total.shape[0]):
+        squared += total[j] * total[j]
+        all_total[j] += total[j]
+        total[j] = 0.0
+    return squared
+
+
+def fold_total(total: np.ndarray, all_total: np.ndarray) -> float:
+    """Add total to all_total, set it to 0, and return ‖total‖² as it was; both (d,), float64. Cost d."""
+
+    def task(first: int, last: int, squared: np.ndarray) -> None:
+        squared[0] = _fold_total(total[first:last], all_total[first:last])
+
+    return float(threads.summed(len(total), (1,), np.float64, task)[0])
 
 
 @fast_jit
