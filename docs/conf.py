@@ -31,6 +31,7 @@ html_math_renderer = "mathml"
 html_static_path = ["static"]
 html_css_files = ["gcref.css"]
 html_show_sourcelink = False
+html_show_copyright = False
 
 
 def inline_math(self: HTML5Translator, node: nodes.math) -> None:
