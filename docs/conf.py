@@ -9,20 +9,21 @@ from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
 sys.path.insert(0, str(Path(__file__).parent))
-import pages
-
 import gcref
+import pages
 
 project = "gcref"
 author = "The gcref developers"
 release = gcref.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
+smartquotes = False  # "mean" is a value
 default_role = "py:obj"  # docstrings name what they speak of in single backticks
 autodoc_member_order = "bysource"
-napoleon_use_ivar = True
+numpydoc_show_class_members = False
+autodoc_typehints = "none"  # the docstrings say what an argument is, shapes included
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
@@ -42,7 +43,9 @@ def inline_math(self: HTML5Translator, node: nodes.math) -> None:
 
 def display_math(self: HTML5Translator, node: nodes.math_block) -> None:
     """Write a formula on a line of its own; a wide one can be scrolled."""
-    self.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>')
+    self.body.append(
+        f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>'
+    )
     raise nodes.SkipNode
 
 

@@ -2,12 +2,15 @@
 
 Markdown with three kinds of fenced blocks of its own:
 
-- ``python``, on the pages `EXECUTED`: run, one after the other in one namespace; what a block prints is shown below it, and what it saves under
-  ``figures/`` can be shown by the page. A page whose code fails is not built.
-- ``{source} gcref.MODULE.NAME``: replaced by the source of that function or method, so that none is retyped.
+- ``python``, on the pages `EXECUTED`: run, one after the other in one namespace; what a
+  block prints is shown below it, and what it saves under ``figures/`` can be shown by the
+  page. A page whose code fails is not built.
+- ``{source} gcref.MODULE.NAME``: replaced by the source of that function, class or method,
+  so that none is retyped.
 - ``{commands}``: replaced by every command's own help.
 
-``python docs/pages.py PAGE`` runs one page in the present folder, where its figures go, and prints what its blocks print.
+``python docs/pages.py PAGE`` runs one page in the present folder, where its figures go, and
+prints what its blocks print, as JSON.
 """
 
 import ast
@@ -25,9 +28,15 @@ from itertools import repeat
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
-EXECUTED = ("index.md", "extending.md", "tutorial/*.md")  # elsewhere Python is shown, and not run
+EXECUTED = (
+    "index.md",
+    "extending.md",
+    "tutorial/*.md",
+)  # elsewhere Python is shown, and not run
 SECONDS = 60.0  # what a page may take
-_FENCE = re.compile(r"^```(python|\{source\} *\S+|\{commands\})\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(
+    r"^```(python|\{source\} *\S+|\{commands\})\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
 
 
 class PageError(Exception):
@@ -36,7 +45,9 @@ class PageError(Exception):
 
 def executed() -> list[Path]:
     """Return the pages whose Python is run."""
-    return [page for pattern in EXECUTED for page in sorted(DOCS.glob(pattern)) if code_of(page)]
+    return [
+        page for pattern in EXECUTED for page in sorted(DOCS.glob(pattern)) if code_of(page)
+    ]
 
 
 def code_of(page: Path) -> list[tuple[int, str]]:
@@ -71,11 +82,22 @@ def run_apart(page: Path, folder: Path, seconds: float = SECONDS) -> list[str]:
     PageError
         If its code fails, warns, or takes longer than `seconds`.
     """
-    command = [sys.executable, "-W", "error", str(Path(__file__).resolve()), str(page.resolve())]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        str(Path(__file__).resolve()),
+        str(page.resolve()),
+    ]
     environment = os.environ | {"MPLBACKEND": "agg", "PYTHONIOENCODING": "utf-8"}
     try:
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, timeout=seconds, encoding="utf-8"
+            command,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            timeout=seconds,
+            encoding="utf-8",
         )
     except subprocess.TimeoutExpired:
         raise PageError(f"{page} takes longer than {seconds:g} s") from None
@@ -96,7 +118,14 @@ def source(name: str) -> tuple[str, str]:
     text = Path(find_spec(module).origin).read_text(encoding="utf-8")  # type: ignore[union-attr, arg-type]
     node: ast.AST = ast.parse(text)
     for part in inside:
-        node = next((child for child in ast.iter_child_nodes(node) if getattr(child, "name", None) == part), ast.Pass())
+        node = next(
+            (
+                child
+                for child in ast.iter_child_nodes(node)
+                if getattr(child, "name", None) == part
+            ),
+            ast.Pass(),
+        )
     if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         raise PageError(f"{module} defines no {'.'.join(inside)}")
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
@@ -120,11 +149,15 @@ def command_help() -> Iterator[tuple[str, str]]:
 
     from gcref.cli import cli
 
-    with click.Context(cli, info_name="gcref", terminal_width=90, max_content_width=90) as group:
+    with click.Context(
+        cli, info_name="gcref", terminal_width=90, max_content_width=90
+    ) as group:
         yield "gcref", cli.get_help(group)
         for name in cli.list_commands(group):
             command = cli.get_command(group, name)
-            with click.Context(command, group, name, terminal_width=90, max_content_width=90) as context:
+            with click.Context(
+                command, group, name, terminal_width=90, max_content_width=90
+            ) as context:
                 yield f"gcref {name}", command.get_help(context)
 
 
@@ -139,11 +172,17 @@ def rendered(text: str, outputs: list[str] | None) -> str:
         kind, *names = found[1].split()
         if kind == "python":
             printed = next(left)
-            return found[0] + (f"\n\n```{{code-block}} text\n:class: output\n\n{printed.rstrip()}\n```" if printed else "")
+            return found[0] + (
+                f"\n\n```{{code-block}} text\n:class: output\n\n{printed.rstrip()}\n```"
+                if printed
+                else ""
+            )
         if kind == "{source}":
             where, code = source(names[0])
             return f"```{{code-block}} python\n:caption: {where}\n\n{code}```"
-        return "\n\n".join(f"## {name}\n\n```text\n{text}\n```" for name, text in command_help())
+        return "\n\n".join(
+            f"## {name}\n\n```text\n{text}\n```" for name, text in command_help()
+        )
 
     return _FENCE.sub(fill, text)
 
