@@ -12,11 +12,14 @@ import click
 from gcref import __version__
 from gcref.cli.cluster import cluster
 from gcref.cli.common import printable
+from gcref.cli.export import export
 from gcref.cli.figures import figures
 from gcref.cli.image import image
 from gcref.cli.info import info, warmup
 from gcref.cli.rf_sweep import rf_sweep
+from gcref.cli.show import show
 from gcref.cli.stopping import heed_signals, stopped
+from gcref.cli.toy import toy
 from gcref.cli.validate import validate
 from gcref.cores import BLAS_VARIABLES
 
@@ -43,12 +46,13 @@ def cli() -> None:
     gcref rf-sweep --quick --out quick.h5     a small sweep, in seconds
     gcref image --dataset digits --out d.h5   an image model, measured while it trains
     gcref figures quick.h5 --out figures      the paper's figures from it
+    gcref toy --out toy.gif                   clusters of gradients, seen (Fig. 1)
     gcref cluster traces.h5 --out labels.npz  clusters of any model's gradients
     gcref validate quick.h5                   recompute its numbers from scratch
     """  # noqa: D301, D400
 
 
-for command in (rf_sweep, image, cluster, figures, validate, info, warmup):
+for command in (rf_sweep, image, cluster, figures, show, export, validate, toy, info, warmup):
     cli.add_command(command)
 
 

@@ -36,6 +36,13 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     return owner.reshape(shape)
 
 
+def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Return `empty`, filled with zeros."""
+    out = empty(shape, dtype)
+    out.fill(0)
+    return out
+
+
 def empty_like(x: np.ndarray) -> np.ndarray:
     """Return `empty` of the shape and dtype of x, in C order."""
     return empty(x.shape, x.dtype)

@@ -16,10 +16,11 @@ def add_grouped_sums(pairs: list[tuple[np.ndarray, np.ndarray]], labels: np.ndar
 
     An array is one thread's, which reads it from end to end: what this costs is memory, not arithmetic.
     """
+    order = np.argsort(labels, kind="stable")
 
     def task(first: int, last: int) -> None:
         for X, sums in pairs[first:last]:
-            cpu._grouped_sums(X, labels, sums, 0, X.shape[1])
+            cpu._grouped_sums(X, labels, order, sums, 0, X.shape[1])
 
     threads.over(len(pairs), task, sum(X.size for X, _ in pairs) >= _WORTHWHILE)
 

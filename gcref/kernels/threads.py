@@ -20,6 +20,7 @@ from gcref.kernels import memory
 Task = Callable[[int, int], object]
 
 N_PARTS = 8  # ranges of a sum over examples
+_WIDE = 256  # columns of a part of a product, at least, where there are so many: BLAS packs the other factor for each
 _WORTHWHILE = 1 << 21  # multiplications of a product from which threads gain anything
 
 
@@ -108,10 +109,11 @@ def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.n
     if blas_threads() != 1 or L * M * N < _WORTHWHILE:
         return np.matmul(a, b, out=out)
     found = memory.empty((M, N), np.result_type(a, b)) if out is None else out
+    n_parts = min(N_PARTS, max(2, max(M, N) // _WIDE))
     if N >= M:
-        run(ranges(N, N_PARTS), lambda first, last: np.matmul(a, b[:, first:last], out=found[:, first:last]))
+        run(ranges(N, n_parts), lambda first, last: np.matmul(a, b[:, first:last], out=found[:, first:last]))
     else:
-        run(ranges(M, N_PARTS), lambda first, last: np.matmul(a[first:last], b, out=found[first:last]))
+        run(ranges(M, n_parts), lambda first, last: np.matmul(a[first:last], b, out=found[first:last]))
     return found
 
 

@@ -27,6 +27,7 @@ def test_it_is_an_array_like_any_other():
     array[...] = 3.0
     np.testing.assert_array_equal(copy.deepcopy(array), array)
     assert memory.empty_like(array.astype("f4")).dtype == np.float32
+    assert not memory.zeros(SHAPE, "f4").any()
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 4), (0, 5, 10**6)])
