@@ -28,15 +28,11 @@ from itertools import repeat
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
-EXECUTED = (
-    "index.md",
-    "extending.md",
-    "tutorial/*.md",
-)  # elsewhere Python is shown, and not run
+# On other pages Python is shown, and not run.
+EXECUTED = ("index.md", "extending.md", "tutorial/*.md")
 SECONDS = 60.0  # what a page may take
-_FENCE = re.compile(
-    r"^```(python|\{source\} *\S+|\{commands\})\n(.*?)^```$", re.DOTALL | re.MULTILINE
-)
+_PRINTED = "\n\n```{{code-block}} text\n:class: output\n\n{}\n```"
+_FENCE = re.compile(r"^```(python|\{source\} *\S+|\{commands\})\n(.*?)^```$", re.S | re.M)
 
 
 class PageError(Exception):
@@ -115,17 +111,11 @@ def source(name: str) -> tuple[str, str]:
         If there is none of that name.
     """
     module, inside = _split(name)
-    text = Path(find_spec(module).origin).read_text(encoding="utf-8")  # type: ignore[union-attr, arg-type]
-    node: ast.AST = ast.parse(text)
+    text = Path(find_spec(module).origin).read_text(encoding="utf-8")
+    node = ast.parse(text)
     for part in inside:
-        node = next(
-            (
-                child
-                for child in ast.iter_child_nodes(node)
-                if getattr(child, "name", None) == part
-            ),
-            ast.Pass(),
-        )
+        named = [n for n in ast.iter_child_nodes(node) if getattr(n, "name", None) == part]
+        node = named[0] if named else ast.Pass()
     if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         raise PageError(f"{module} defines no {'.'.join(inside)}")
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
@@ -149,15 +139,12 @@ def command_help() -> Iterator[tuple[str, str]]:
 
     from gcref.cli import cli
 
-    with click.Context(
-        cli, info_name="gcref", terminal_width=90, max_content_width=90
-    ) as group:
+    width = {"terminal_width": 90, "max_content_width": 90}
+    with cli.make_context("gcref", [], resilient_parsing=True, **width) as group:
         yield "gcref", cli.get_help(group)
         for name in cli.list_commands(group):
             command = cli.get_command(group, name)
-            with click.Context(
-                command, group, name, terminal_width=90, max_content_width=90
-            ) as context:
+            with click.Context(command, group, name, **width) as context:
                 yield f"gcref {name}", command.get_help(context)
 
 
@@ -171,12 +158,8 @@ def rendered(text: str, outputs: list[str] | None) -> str:
     def fill(found: re.Match[str]) -> str:
         kind, *names = found[1].split()
         if kind == "python":
-            printed = next(left)
-            return found[0] + (
-                f"\n\n```{{code-block}} text\n:class: output\n\n{printed.rstrip()}\n```"
-                if printed
-                else ""
-            )
+            printed = next(left).rstrip()
+            return found[0] + (_PRINTED.format(printed) if printed else "")
         if kind == "{source}":
             where, code = source(names[0])
             return f"```{{code-block}} python\n:caption: {where}\n\n{code}```"

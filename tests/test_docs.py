@@ -82,6 +82,7 @@ def test_every_command_is_shown_with_its_own_help():
     shown = dict(pages.command_help())
     assert set(shown) == {"gcref", *(f"gcref {name}" for name in cli.commands)}
     assert "Usage: gcref cluster [OPTIONS] TRACES" in shown["gcref cluster"]
+    assert all("-h, --help" in text for text in shown.values())
     assert "{commands}" in (DOCS / "command-line.md").read_text(encoding="utf-8")
 
 
