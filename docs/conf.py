@@ -19,6 +19,7 @@ release = gcref.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
 smartquotes = False  # "mean" is a value
 default_role = "py:obj"  # docstrings name what they speak of in single backticks
 autodoc_member_order = "bysource"

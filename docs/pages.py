@@ -58,10 +58,12 @@ def code_of(page: Path) -> list[tuple[int, str]]:
 
 def run(page: Path) -> list[str]:
     """Run the blocks of a page here, in one namespace and the present folder; return what each printed."""
-    Path("figures").mkdir(exist_ok=True)
+    blocks = code_of(page)
+    if any("figures/" in code for _, code in blocks):
+        Path("figures").mkdir(exist_ok=True)
     namespace = {"__name__": "__main__"}
     outputs = []
-    for line, code in code_of(page):
+    for line, code in blocks:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             # Empty lines before the code, so that an error names the line of the page.

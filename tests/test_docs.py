@@ -23,7 +23,11 @@ SPEC.loader.exec_module(pages)
 WRITTEN = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
 EXECUTED = pages.executed()
 QUOTED = sorted(
-    {name for page in WRITTEN for name in re.findall(r"^```\{source\} *(\S+)", page.read_text(), re.MULTILINE)}
+    {
+        name
+        for page in WRITTEN
+        for name in re.findall(r"^```\{source\} *(\S+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    }
 )
 SITE = ("sphinx", "myst_parser", "numpydoc", "furo")
 MISSING = [name for name in SITE if importlib.util.find_spec(name) is None]
@@ -121,7 +125,7 @@ def test_a_page_is_shown_with_what_its_code_prints(tmp_path):
     )
     outputs = pages.run_apart(page, tmp_path)
     assert outputs == ["", "3\n"]
-    text = page.read_text().split("```{source}")[0]
+    text = page.read_text(encoding="utf-8").split("```{source}")[0]
     shown = pages.rendered(text, outputs)
     assert shown.count("```{code-block} text") == 1
     assert "print(x + 1)\n```\n\n```{code-block} text\n:class: output\n\n3\n```" in shown
@@ -174,7 +178,6 @@ def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path):
         assert "{source}" not in html
     lesson = (site / "tutorial/2-weighted-clustering.html").read_text(encoding="utf-8")
     assert "15 pairs: mean 1.000, variance 6.533" in lesson
-    assert 'class="munderover' not in lesson
     assert 'src="../_images/six.svg"' in lesson
     assert (site / "_images/six.svg").exists()
     assert 'id="gcref.variance"' in (site / "api/variance.html").read_text(encoding="utf-8")
