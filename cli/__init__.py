@@ -10,6 +10,7 @@ import sys
 import click
 
 from gcref import __version__
+from gcref.cli.bench import bench
 from gcref.cli.cluster import cluster
 from gcref.cli.common import printable
 from gcref.cli.export import export
@@ -52,7 +53,7 @@ def cli() -> None:
     """  # noqa: D301, D400
 
 
-for command in (rf_sweep, image, cluster, figures, show, export, validate, toy, info, warmup):
+for command in (rf_sweep, image, cluster, figures, show, export, validate, toy, bench, info, warmup):
     cli.add_command(command)
 
 

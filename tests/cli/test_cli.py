@@ -44,6 +44,7 @@ def test_help_names_every_command():
         "show",
         "export",
         "toy",
+        "bench",
         "info",
         "warmup",
     }
