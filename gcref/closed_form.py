@@ -16,8 +16,9 @@ from gcref.engine.network import Network
 from gcref.engine.trace import Trace
 from gcref.estimators import Data, Estimator, Stratum, chunks
 from gcref.executor import in_order, share
+from gcref.kernels.elementwise import fold_total
 from gcref.kernels.moments import add_moments as add_gradient_moments
-from gcref.kernels.moments import fold, fold_total
+from gcref.kernels.moments import fold
 
 Vector = NDArray[np.float64]
 Passes = Callable[[], Iterator[list[Trace]]]

@@ -10,7 +10,7 @@ from gcref.engine.trace import Array, Trace, check_traces
 from gcref.kernels import moments
 from gcref.kernels.device import here
 from gcref.kernels.elementwise import accumulate
-from gcref.kernels.threads import product
+from gcref.kernels.threads import blas_threads, product
 
 _NUMBERS = 1 << 22  # of patches or gradients, held at once
 
@@ -54,6 +54,18 @@ def inner_products(trace: Trace, c: Array, d: Array) -> NDArray[np.float64]:
     out = np.zeros((trace.n_examples, len(c)))
     add_inner_products(trace, [(c, d)], out)
     return out
+
+
+def add_all_inner_products(
+    traces: Sequence[Trace], factors: Sequence[Sequence[tuple[Array, Array]]], out: NDArray[np.float64]
+) -> None:
+    """`add_inner_products` of every block."""
+    if all(trace.n_positions == 1 for trace in traces) and blas_threads() == 1:
+        blocks = [(t.A[:, 0], t.D[:, 0], *pair) for t, pairs in zip(traces, factors, strict=True) for pair in pairs]
+        here.add_rank_one_products(blocks, out)
+        return
+    for trace, pairs in zip(traces, factors, strict=True):
+        add_inner_products(trace, pairs, out)
 
 
 def add_inner_products(trace: Trace, factors: Sequence[tuple[Array, Array]], out: NDArray[np.float64]) -> None:

@@ -232,6 +232,26 @@ def accumulate(total: np.ndarray, part: np.ndarray) -> None:
 
 
 @fast_jit
+def _fold_total(total, all_total):  # type: ignore[no-untyped-def]
+    """A range of coordinates of `fold_total`."""
+    squared = 0.0
+    for j in range(total.shape[0]):
+        squared += total[j] * total[j]
+        all_total[j] += total[j]
+        total[j] = 0.0
+    return squared
+
+
+def fold_total(total: np.ndarray, all_total: np.ndarray) -> float:
+    """Add total to all_total, set it to 0, and return ‖total‖² as it was; both (d,), float64. Cost d."""
+
+    def task(first: int, last: int, squared: np.ndarray) -> None:
+        squared[0] = _fold_total(total[first:last], all_total[first:last])
+
+    return float(threads.summed(len(total), (1,), np.float64, task)[0])
+
+
+@fast_jit
 def _accumulate_scaled(total, part, rows, columns, first, last):  # type: ignore[no-untyped-def]
     for i in range(first, last):
         sums, more, scale = total[i], part[i], rows[i]

@@ -82,26 +82,6 @@ def add_moments(G: np.ndarray, total: np.ndarray, squares: np.ndarray) -> None:
 
 
 @fast_jit
-def _fold_total(total, all_total):  # type: ignore[no-untyped-def]
-    """A range of coordinates of `fold_total`."""
-    squared = 0.0
-    for j in range(total.shape[0]):
-        squared += total[j] * total[j]
-        all_total[j] += total[j]
-        total[j] = 0.0
-    return squared
-
-
-def fold_total(total: np.ndarray, all_total: np.ndarray) -> float:
-    """Add total to all_total, set it to 0, and return ‖total‖² as it was; both (d,), float64. Cost d."""
-
-    def task(first: int, last: int, squared: np.ndarray) -> None:
-        squared[0] = _fold_total(total[first:last], all_total[first:last])
-
-    return float(threads.summed(len(total), (1,), np.float64, task)[0])
-
-
-@fast_jit
 def _fold(total, squares, n, share, cancelled, out, all_total, all_squares):  # type: ignore[no-untyped-def]
     """A range of coordinates of `fold`."""
     variance, second, n_cancelled = 0.0, 0.0, 0
