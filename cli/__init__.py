@@ -10,14 +10,18 @@ import sys
 import click
 
 from gcref import __version__
+from gcref.cli.bench import bench
 from gcref.cli.cluster import cluster
 from gcref.cli.common import printable
+from gcref.cli.export import export
 from gcref.cli.figures import figures
 from gcref.cli.image import image
 from gcref.cli.info import info, warmup
 from gcref.cli.report import report
 from gcref.cli.rf_sweep import rf_sweep
+from gcref.cli.show import show
 from gcref.cli.stopping import heed_signals, stopped
+from gcref.cli.toy import toy
 from gcref.cli.validate import validate
 from gcref.cores import BLAS_VARIABLES
 
@@ -44,13 +48,14 @@ def cli() -> None:
     gcref rf-sweep --quick --out quick.h5     a small sweep, in seconds
     gcref image --dataset digits --out d.h5   an image model, measured while it trains
     gcref figures quick.h5 --out figures      the paper's figures from it
+    gcref toy --out toy.gif                   clusters of gradients, seen (Fig. 1)
     gcref cluster traces.h5 --out labels.npz  clusters of any model's gradients
     gcref validate quick.h5                   recompute its numbers from scratch
     gcref report quick.h5 --out quick.html    all of it on one page, to be sent
     """  # noqa: D301, D400
 
 
-for command in (rf_sweep, image, cluster, figures, validate, report, info, warmup):
+for command in (rf_sweep, image, cluster, figures, show, export, validate, report, toy, bench, info, warmup):
     cli.add_command(command)
 
 

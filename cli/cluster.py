@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gcref.cli.common import usage_errors, wide_console
+from gcref.cli.common import new_file, usage_errors, wide_console
 from gcref.cli.workers import dask_cluster, dask_options, refuse_cluster
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def cluster(
     from gcref.trace_files import TraceFile
 
     start = time.monotonic()
-    _check_out(out, traces, overwrite)
+    if out.suffix != ".npz":
+        raise click.UsageError(f"--out {out}: the name of a file of labels ends in .npz")
+    new_file(out, overwrite, traces)
     if method != "sketched":
         refuse_cluster(dask, scheduler, method)
     with usage_errors():
@@ -114,24 +116,6 @@ def cluster(
     _write(out, fit, method)
     _print_table(fit, source, method, share, time.monotonic() - start)
     click.echo(f"wrote {out}")
-
-
-def _check_out(out: Path, traces: Path, overwrite: bool) -> None:
-    """Refuse a file that could not, or must not, be written."""
-    import os
-
-    if out.suffix != ".npz":
-        raise click.UsageError(f"--out {out}: the name of a file of labels ends in .npz")
-    if not out.parent.is_dir():
-        raise click.UsageError(f"--out {out}: the folder {out.parent} does not exist")
-    if out.is_dir():
-        raise click.UsageError(f"--out {out} is a folder; a file name is needed")
-    if out.exists() and traces.exists() and out.samefile(traces):
-        raise click.UsageError(f"--out {out} is the file of the traces; give another name")
-    if out.exists() and not overwrite:
-        raise click.UsageError(f"--out {out} is already there; give another name, or --overwrite to replace it")
-    if not os.access(out.parent, os.W_OK):
-        raise click.UsageError(f"--out {out}: the folder {out.parent} cannot be written")
 
 
 def _device(resolve: Callable[[str], str], device: str) -> str:

@@ -58,6 +58,22 @@ def results_file(out: "Path") -> None:
         raise click.UsageError(f"--out {out}: the name of a results file ends in .h5 or .hdf5")
 
 
+def new_file(out: "Path", overwrite: bool, source: "Path | None" = None) -> None:
+    """Refuse a file that could not, or must not, be written; exit code 2. `source` is the one that is read."""
+    import os
+
+    if not out.parent.is_dir():
+        raise click.UsageError(f"--out {out}: the folder {out.parent} does not exist")
+    if out.is_dir():
+        raise click.UsageError(f"--out {out} is a folder; a file name is needed")
+    if source is not None and out.exists() and source.exists() and out.samefile(source):
+        raise click.UsageError(f"--out {out} is the file that is read; give another name")
+    if out.exists() and not overwrite:
+        raise click.UsageError(f"--out {out} is already there; give another name, or --overwrite to replace it")
+    if not os.access(out.parent, os.W_OK):
+        raise click.UsageError(f"--out {out}: the folder {out.parent} cannot be written")
+
+
 def command_line() -> str:
     """Return the command as it was given, for the file that it writes."""
     # A name that is no Unicode (a stray byte) would be refused by the file, at the very end.

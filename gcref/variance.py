@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gcref.closed_form import ClosedForm, share_of
+from gcref.closed_form import ClosedForm, Moments, Norms, share_of
 from gcref.clustering.base import check_choice, check_integer
 from gcref.engine.network import Network
 from gcref.estimators import Data, Estimator, MiniBatch, Stratum
@@ -114,7 +114,11 @@ def noise_scale(net: Network, ds: Data) -> float:
 
 
 def variances(
-    estimators: Mapping[str, Estimator], net: Network, ds: Data, executor: Executor | None = None
+    estimators: Mapping[str, Estimator],
+    net: Network,
+    ds: Data,
+    executor: Executor | None = None,
+    normalized: bool = True,
 ) -> dict[str, Variance]:
     """Compute the exact variance of several estimators, sharing the passes over the data.
 
@@ -128,6 +132,9 @@ def variances(
         What sums pieces of some thousand examples: processes, or `gcref.executor.dask_pool` for data beyond one
         machine. By default this process does. The numbers are the same to the last bit, as long as BLAS has one
         number of threads everywhere.
+    normalized : bool, default True
+        False leaves out the normalized variance, which alone needs the variance of every coordinate, and with it
+        about half of the work: `normalized` is then NaN.
 
     Returns
     -------
@@ -149,14 +156,15 @@ def variances(
     plain = [name for name, estimator in estimators.items() if estimator.plain and len(strata[name]) > 1]
     apart = [name for name, estimator in estimators.items() if not estimator.plain]
     whole = [Stratum(np.arange(len(ds.y)), 1, True)]
+    kind = Moments if normalized else Norms
     shared = ClosedForm(
-        net, ds, strata[plain[0]] if plain else whole, {name: estimators[name] for name in apart}, executor
+        net, ds, strata[plain[0]] if plain else whole, {name: estimators[name] for name in apart}, executor, kind
     )
     coordinates = dict.fromkeys(estimators, np.zeros(0))
     if plain:
         coordinates[plain[0]] = shared.coordinates
     for name in plain[1:]:
-        coordinates[name] = ClosedForm(net, ds, strata[name], {}, executor).coordinates
+        coordinates[name] = ClosedForm(net, ds, strata[name], {}, executor, kind).coordinates
     one = shared.of_everything()
     for name in estimators:
         if name in apart:
@@ -168,7 +176,12 @@ def variances(
             coordinates[name] = (1 - estimator.merging) * coordinates[name] + estimator.merging * one
     gradient = shared.everything.total / len(ds.y)
     noise = _noise_scale(float(one.sum()), gradient)
-    return {name: Variance(float(V.mean()), _normalized(V, gradient), noise, 0.0) for name, V in coordinates.items()}
+    return {
+        name: Variance(
+            float(V.sum()) / net.n_parameters, _normalized(V, gradient) if normalized else float("nan"), noise, 0.0
+        )
+        for name, V in coordinates.items()
+    }
 
 
 def _normalized(coordinates: Vector, gradient: Vector) -> float:

@@ -31,7 +31,11 @@ HEIGHT = {
     "gcref/image_panels": 4,
     "gcref/panels": 4,
     "gcref/report": 4,
+    "gcref/tables": 4,
+    "gcref/contents": 4,
+    "gcref/export": 4,
     "gcref/studies": 5,
+    "gcref/toy_figure": 5,
     "validation": 6,
     "cli": 7,
 }

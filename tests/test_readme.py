@@ -3,7 +3,10 @@
 import contextlib
 import io
 import re
+import shlex
 from pathlib import Path
+
+from click.testing import CliRunner
 
 from gcref.cli import cli
 
@@ -29,6 +32,14 @@ def test_the_first_example_prints_what_it_says():
     with contextlib.redirect_stdout(printed):
         exec(compile(example, "README.md", "exec"), {})
     assert round(float(printed.getvalue()), 2) == promised
+
+
+def test_the_first_command_prints_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command, printed = re.search(r"^\$ gcref (toy .*)\n((?:.*\n)*?)\$ ", README, re.MULTILINE).groups()
+    assert CliRunner().invoke(cli, shlex.split(command.replace(".gif", ".png"))).output == printed.replace(
+        ".gif", ".png"
+    )
 
 
 def test_every_command_is_described():

@@ -56,6 +56,37 @@ def test_the_numbers_are_those_of_explicit_gradients(model, dtype, name):
     deviations = np.abs(numbers(found) - [V.mean(), shares.mean(), noise])
     assert (deviations <= bounds(estimators[name], net, ds)).all()
     assert found.standard_error == 0
+    alone = gcref.variances(estimators, net, ds, normalized=False)[name]
+    deviations = np.abs(numbers(alone) - [V.mean(), np.nan, noise])
+    assert (deviations <= bounds(estimators[name], net, ds))[[0, 2]].all()
+    assert np.isnan(alone.normalized)
+
+
+@DTYPES
+@pytest.mark.parametrize("model", MODELS)
+def test_an_average_that_cancels_is_centered(model, dtype):
+    """Gradients that are nearly one: what is left of E‖g‖² − ‖ḡ‖² is rounding."""
+    net, ds = enumeration.draw(N, MODELS[model], 0)
+    net, x = net.copy(dtype), np.repeat(ds.x[:1], N, axis=0)
+    x = (x + 1e-5 * np.random.default_rng(0).standard_normal(x.shape)).astype(dtype)
+    ds = Dataset(x, np.repeat(ds.y[:1], N))
+    estimators = {
+        "SG-B": gcref.MiniBatch(3),
+        "labels": gcref.Stratified(np.arange(N) % 4),
+        "SVRG": gcref.SVRG(3).prepare(net, ds),
+    }
+    net.theta += (1e-4 * np.random.default_rng(1).standard_normal(net.n_parameters)).astype(dtype)
+    whole, alone = (gcref.variances(estimators, net, ds, normalized=each) for each in (True, False))
+    for name in estimators:
+        assert whole[name].average > 0
+        assert alone[name].average == pytest.approx(whole[name].average, rel=1e-9 if dtype == "float64" else 1e-4)
+
+
+def test_duplicates_have_no_average_variance():
+    net, ds = enumeration.draw(N, MODELS["MLP"], 0)
+    ds = Dataset(np.repeat(ds.x[:1], N, axis=0), np.repeat(ds.y[:1], N))
+    found = gcref.variances({"SG-B": gcref.MiniBatch(3)}, net, ds, normalized=False)["SG-B"]
+    assert (found.average, found.noise_scale) == (0.0, 0.0)
 
 
 # ------------------------------------------------------------------------------------- together as each one alone

@@ -6,6 +6,7 @@ A reader gets a folder, reads what is in it as a user's program does, and return
 import gzip
 import hashlib
 import io
+import json
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable
@@ -16,11 +17,12 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from gcref import data, figures, image_figures, shards, store
+from gcref import data, figures, image_figures, shards, store, tables
 from gcref.clustering.sketches import Sketches
+from gcref.contents import describe
 from gcref.data import DataError
 from gcref.engine.trace import Trace
-from gcref.report import tables
+from gcref.report import tables as report_tables
 from gcref.report.sources import read
 from gcref.studies.grid import Sweep
 from gcref.studies.image import run_image
@@ -83,7 +85,7 @@ def _read_results(folder: Path) -> str:
     found: list[Any] = [config["schema"], store.doubts(path), summary]
     found += [figures.undrawable(summary), sorted(figures.drawings(summary))]
     sources = read([path])
-    made = tables.sweep_tables(sources) if sources[0].is_sweep else tables.run_tables(sources)
+    made = (report_tables.sweep_tables if sources[0].is_sweep else report_tables.run_tables)(sources)
     found += [table.rows for table in made]
     for name in [None] if config["schema"] == "image/1" else [spec.id for spec in SWEEP.specs()]:
         attrs, series = store.read_trajectory(path, name)
@@ -97,6 +99,18 @@ def _read_image_run(folder: Path) -> str:
     runs = [run]
     rolled = [image_figures.rolling(series, 3)[0] for series in run.variance.values()]
     return _read_results(folder) + _digest([run.status, sorted(image_figures.drawings(runs)), run.iteration, *rolled])
+
+
+def _show(folder: Path) -> str:
+    """Say what is inside, and make the tables of results, as ``gcref show`` and ``gcref export`` do."""
+    found: list[Any] = []
+    for path in sorted(folder.iterdir()):
+        described = describe(path) | {"path": path.name}
+        found.append(json.dumps(described))
+        if described["kind"] == "results":
+            read = tables.read_results(path)
+            found += [*tables.tidy(read).values(), *(values for _, values in tables.cube(read)[0].values())]
+    return _digest(found)
 
 
 def _validate(folder: Path) -> str:
@@ -179,6 +193,18 @@ def _make_sketches(folder: Path) -> None:
     Sketches(8, 3).add(_traces(30)).save(folder / "sketches.npz")
 
 
+def _make_labels(folder: Path) -> None:
+    _make_sketches(folder)
+    write_traces(folder / "traces.npz", _traces(30))
+    labels = np.arange(30) % 4
+    sizes = np.bincount(labels)
+    arrays: dict[str, Any] = {
+        "labels": labels, "sizes": sizes, "weights": sizes[labels] / 30, "objective": np.array([3.0, 2.0]),
+        "method": np.array("sketched"), "n_clusters": np.array(4), "seed": np.array(0), "gcref_version": np.array("0"),
+    }  # fmt: skip
+    np.savez(folder / "labels.npz", **arrays)
+
+
 def _read_sketches(folder: Path) -> str:
     sketches = Sketches.load(folder / "sketches.npz")
     return _digest([sketches.values, sketches.blocks, sketches.seed])
@@ -240,6 +266,9 @@ def _loader(*names: str, **options: Any) -> Callable[[Path], str]:
 READERS = {
     "results": Reader(_make_sweep, _read_results, (store.StoreError, ValueError)),
     "image results": Reader(_make_run, _read_image_run, (store.StoreError, ValueError)),
+    "show": Reader(_make_sweep, _show, (ValueError,)),
+    "show image": Reader(_make_run, _show, (ValueError,)),
+    "show archives": Reader(_make_labels, _show, (ValueError,)),
     "validate": Reader(_make_sweep, _validate, (store.StoreError,)),
     "validate image": Reader(_make_run, _validate, (store.StoreError,)),
     "resume": Reader(_make_unfinished, _take_up, (store.StoreError,)),

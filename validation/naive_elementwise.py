@@ -135,6 +135,16 @@ def accumulate(total: np.ndarray, part: np.ndarray) -> None:
         total[j] += float(part[j])
 
 
+def fold_total(total: np.ndarray, all_total: np.ndarray) -> float:
+    """Add total to all_total, set it to 0, and return the sum of its squares."""
+    squared = 0.0
+    for j in range(len(total)):
+        squared += total[j] * total[j]
+        all_total[j] += total[j]
+        total[j] = 0.0
+    return squared
+
+
 def accumulate_scaled(total: np.ndarray, part: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
     """Add part_ij rows_i columns_j to total."""
     for i in range(len(total)):

@@ -119,8 +119,7 @@ class FactoredPoints:
         cg = np.zeros((len(self.sq_norms) if examples is None else len(examples), len(cc)))
         factors = [_factors(c, d) for c, d in centers]
         for places, _, batch in self._batches(examples):
-            for trace, pairs in zip(batch, factors, strict=True):
-                algebra.add_inner_products(trace, pairs, cg[places])
+            algebra.add_all_inner_products(batch, factors, cg[places])
         return cc, cg
 
     def objective(self, labels: NDArray, centers: Centers) -> tuple[float, Products]:

@@ -10,7 +10,7 @@ from gcref.engine.trace import Array, Trace, check_traces
 from gcref.kernels import moments
 from gcref.kernels.device import here
 from gcref.kernels.elementwise import accumulate
-from gcref.kernels.threads import product
+from gcref.kernels.threads import blas_threads, product
 
 _NUMBERS = 1 << 22  # of patches or gradients, held at once
 
@@ -54,6 +54,18 @@ def inner_products(trace: Trace, c: Array, d: Array) -> NDArray[np.float64]:
     out = np.zeros((trace.n_examples, len(c)))
     add_inner_products(trace, [(c, d)], out)
     return out
+
+
+def add_all_inner_products(
+    traces: Sequence[Trace], factors: Sequence[Sequence[tuple[Array, Array]]], out: NDArray[np.float64]
+) -> None:
+    """`add_inner_products` of every block."""
+    if all(trace.n_positions == 1 for trace in traces) and blas_threads() == 1:
+        blocks = [(t.A[:, 0], t.D[:, 0], *pair) for t, pairs in zip(traces, factors, strict=True) for pair in pairs]
+        here.add_rank_one_products(blocks, out)
+        return
+    for trace, pairs in zip(traces, factors, strict=True):
+        add_inner_products(trace, pairs, out)
 
 
 def add_inner_products(trace: Trace, factors: Sequence[tuple[Array, Array]], out: NDArray[np.float64]) -> None:
@@ -141,8 +153,8 @@ def add_moments(trace: Trace, total: NDArray[np.float64], squares: NDArray[np.fl
     time, added up in float64.
     """
     if trace.n_positions <= 2:
-        A, D = trace.A, trace.D
-        n = trace.n_examples * trace.n_positions
+        A, D = _without_zeros(trace.A, trace.D)
+        n = len(A) * A.shape[1]
         sums = product(A.reshape(n, trace.n_inputs).T, D.reshape(n, trace.n_outputs))
         accumulate(total, sums.reshape(-1))
         moments.second_moment(A, D, out=squares.reshape(trace.n_inputs, trace.n_outputs))
@@ -150,6 +162,23 @@ def add_moments(trace: Trace, total: NDArray[np.float64], squares: NDArray[np.fl
     for rows in _chunks(trace, True):
         part = trace.rows(rows)
         moments.add_moments(part.gradients().reshape(part.n_examples, part.n_parameters), total, squares)
+
+
+def add_total(trace: Trace, total: NDArray[np.float64]) -> float:
+    """Add Σ_i g_i of one block to total, (I·O,), and return Σ_i ‖g_i‖²; the products as in `add_moments`."""
+    if trace.n_positions <= 2:
+        A, D = _without_zeros(trace.A, trace.D)
+        n = len(A) * A.shape[1]
+        accumulate(total, product(A.reshape(n, trace.n_inputs).T, D.reshape(n, trace.n_outputs)).reshape(-1))
+        return float(here.sq_norms(A, D).sum())
+    squares = np.zeros(trace.n_parameters)
+    add_moments(trace, total, squares)
+    return float(squares.sum())
+
+
+def _without_zeros(A: Array, D: Array) -> tuple[Array, Array]:
+    """Leave out the second position if its A is 0, as where SVRG's difference has A − Ã of the data themselves."""
+    return (A, D) if A.shape[1] < 2 or A[:, 1].any() else (A[:, :1], D[:, :1])
 
 
 def _chunks(trace: Trace, by_gradients: bool, most: int = 0) -> Iterator[slice]:

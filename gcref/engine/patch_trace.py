@@ -99,7 +99,8 @@ class PatchTrace(Trace):
         """Form g_i = Σ_t A_it D_itᵀ, (B, I, O), without patches."""
         out = memory.empty((self.n_examples, self.n_inputs, self.n_outputs), self.dtype)
         for number, part in enumerate(self.parts):
-            convolution.conv_gradients(part.x, part.dout, self.win, out, fresh=number == 0)
+            if number == 0 or part.x.any():  # x − x̃ of the data themselves is 0
+                convolution.conv_gradients(part.x, part.dout, self.win, out, fresh=number == 0)
         if self.bias:
             out[:, -1] = sum(part.one * position_sums(_rows(part.dout)) for part in self.parts)
         return out

@@ -236,7 +236,7 @@ def conv_input_gradient(dout: np.ndarray, w: np.ndarray, win: Window) -> np.ndar
     B, C = len(dout), win.channels
     phases = _phases(win, w)
     covered = sum(phase.win.n_positions for phase in phases) == win.height * win.width
-    dx = (memory.empty if covered else np.zeros)((B, win.height, win.width, C), dout.dtype)
+    dx = (memory.empty if covered else memory.zeros)((B, win.height, win.width, C), dout.dtype)
     flat_dout, flat_dx = dout.reshape(-1), dx.reshape(-1)
 
     nothing = np.empty(0, dout.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 
 from gcref.kernels import threads
 from gcref.kernels.dot import dot
-from gcref.kernels.jit import fast_jit, jit
+from gcref.kernels.jit import fast_jit, jit, min_jit
 from gcref.kernels.moves import exchange_sweep, exchange_sweep_among, exchange_sweep_gram, join, join_cost
 from gcref.kernels.threads import product
 
@@ -167,12 +167,23 @@ def _add_dots(P: np.ndarray, Q: np.ndarray, out: np.ndarray) -> None:
 
 
 @fast_jit
-def _grouped_sums(X: np.ndarray, labels: np.ndarray, sums: np.ndarray, first: int, last: int) -> None:
-    """Columns first…last−1 of `grouped_sums`."""
-    for i in range(X.shape[0]):
-        row, total = X[i, first:last], sums[labels[i], first:last]
-        for j in range(row.shape[0]):
-            total[j] += row[j]
+def _grouped_sums(
+    X: np.ndarray, labels: np.ndarray, order: np.ndarray, sums: np.ndarray, first: int, last: int
+) -> None:
+    """Columns first…last−1 of `grouped_sums`, the rows of a cluster one after the other, in twos."""
+    i = 0
+    while i < len(order):
+        k = labels[order[i]]
+        row, total = X[order[i], first:last], sums[k, first:last]
+        i += 1
+        if i < len(order) and labels[order[i]] == k:
+            other = X[order[i], first:last]
+            i += 1
+            for j in range(row.shape[0]):
+                total[j] += np.float64(row[j]) + np.float64(other[j])
+        else:
+            for j in range(row.shape[0]):
+                total[j] += row[j]
 
 
 def grouped_sums(X: np.ndarray, labels: np.ndarray, n_clusters: int, out: np.ndarray | None = None) -> np.ndarray:
@@ -181,7 +192,8 @@ def grouped_sums(X: np.ndarray, labels: np.ndarray, n_clusters: int, out: np.nda
     X (N, M), labels (N,) in 0…K−1; added to `out`, if there is one. Cost N M.
     """
     sums = np.zeros((n_clusters, X.shape[1])) if out is None else out
-    threads.over(X.shape[1], lambda first, last: _grouped_sums(X, labels, sums, first, last), X.size >= 1 << 15)
+    order = np.argsort(labels, kind="stable")  # so that a cluster's sum stays in the cache while its rows pass
+    threads.over(X.shape[1], lambda first, last: _grouped_sums(X, labels, order, sums, first, last), X.size >= 1 << 15)
     return sums
 
 
@@ -193,6 +205,24 @@ def sq_distance(cc: float, cg: float, gg: float) -> float:
     """‖C − g‖² = ‖C‖² − 2⟨C, g⟩ + ‖g‖², where rounding below 0 counts as 0."""
     distance = cc - 2.0 * cg + gg
     return 0.0 if distance < 0.0 else distance
+
+
+@min_jit
+def _smallest(x: np.ndarray) -> float:
+    low = np.inf
+    for k in range(x.shape[0]):
+        low = x[k] if x[k] < low else low
+    return low
+
+
+@jit
+def _first_smallest(x: np.ndarray) -> int:
+    """Return the first index of the smallest number, 0 if there is none; in two loops, so that one is vectorised."""
+    low = _smallest(x)
+    for k in range(x.shape[0]):
+        if x[k] == low:
+            return k
+    return 0
 
 
 @jit
@@ -227,12 +257,12 @@ def a_step_sequential(
     weights = np.ones(K)
     if kept is not None:
         weights += kept
+    costs = np.empty(K)
     for i in order:
-        best, best_cost = 0, np.inf
+        row = cg[i]
         for k in range(K):
-            cost = weights[k] * sq_distance(cc[k], cg[i, k], gg[i])
-            if cost < best_cost:
-                best, best_cost = k, cost
+            costs[k] = weights[k] * sq_distance(cc[k], row[k], gg[i])
+        best = _first_smallest(costs)
         labels[i] = best
         weights[best] += 1.0
     return labels

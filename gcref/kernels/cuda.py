@@ -28,6 +28,7 @@ __all__ = [
     "add_grouped_sums",
     "add_moments",
     "add_position_products",
+    "add_rank_one_products",
     "by_cluster",
     "chunked",
     "exchange_sweep",
@@ -119,6 +120,12 @@ def inner_products(A: np.ndarray, D: np.ndarray, c: np.ndarray, d: np.ndarray) -
     """⟨c_k d_kᵀ, g_i⟩; (N, K). A (N, T, I), D (N, T, O), c (K, I), d (K, O): centres of one position each."""
     c, d = put(c), put(d)
     return gram(A, D, c.reshape(c.shape[0], 1, c.shape[1]), d.reshape(d.shape[0], 1, d.shape[1]))
+
+
+def add_rank_one_products(blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], out: np.ndarray) -> None:
+    """out_ik += Σ_l (A_i·c_k)(D_i·d_k) over blocks A (N, I), D (N, O), c (K, I), d (K, O); out (N, K) float64."""
+    for A, D, c, d in blocks:
+        out += inner_products(A[:, None], D[:, None], c, d)
 
 
 def inner_products_of_gradients(G: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:

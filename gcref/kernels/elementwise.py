@@ -197,7 +197,7 @@ def _thin(x, stride, out, first, last):  # type: ignore[no-untyped-def]
 def thin(x: np.ndarray, stride: int, n_channels: int) -> np.ndarray:
     """Every stride-th row and column of x (B, H, W, C), with zeros up to n_channels. Cost the size of the result."""
     shape = (len(x), -(-x.shape[1] // stride), -(-x.shape[2] // stride), n_channels)
-    out = np.zeros(shape, x.dtype)
+    out = memory.zeros(shape, x.dtype)
     threads.over(len(x), lambda first, last: _thin(x, stride, out, first, last), out.size >= _WORTHWHILE)
     return out
 
@@ -215,7 +215,7 @@ def _spread(dout, stride, dx, first, last):  # type: ignore[no-untyped-def]
 
 def spread(dout: np.ndarray, stride: int, shape: tuple[int, ...]) -> np.ndarray:
     """The gradient of `thin`: dout back where it came from, 0 elsewhere; `shape` (B, H, W, C). Cost its size."""
-    dx = np.zeros(shape, dout.dtype)
+    dx = memory.zeros(shape, dout.dtype)
     threads.over(len(dx), lambda first, last: _spread(dout, stride, dx, first, last), dx.size >= _WORTHWHILE)
     return dx
 
@@ -229,6 +229,26 @@ def _accumulate(total, part):  # type: ignore[no-untyped-def]
 def accumulate(total: np.ndarray, part: np.ndarray) -> None:
     """Add part to total (d,), which is float64 whatever the dtype of part. Cost d."""
     _over(total, lambda first, last: _accumulate(total[first:last], part[first:last]))
+
+
+@fast_jit
+def _fold_total(total, all_total):  # type: ignore[no-untyped-def]
+    """A range of coordinates of `fold_total`."""
+    squared = 0.0
+    for j in range(total.shape[0]):
+        squared += total[j] * total[j]
+        all_total[j] += total[j]
+        total[j] = 0.0
+    return squared
+
+
+def fold_total(total: np.ndarray, all_total: np.ndarray) -> float:
+    """Add total to all_total, set it to 0, and return ‖total‖² as it was; both (d,), float64. Cost d."""
+
+    def task(first: int, last: int, squared: np.ndarray) -> None:
+        squared[0] = _fold_total(total[first:last], all_total[first:last])
+
+    return float(threads.summed(len(total), (1,), np.float64, task)[0])
 
 
 @fast_jit
@@ -295,7 +315,7 @@ def _max_pool_gradient(dout, where, dx, first, last):  # type: ignore[no-untyped
 
 def max_pool_gradient(dout: np.ndarray, where: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Each dout added to where its window's largest number was; `shape` (B, H, W, C). Cost the size of both."""
-    dx = np.zeros(shape, dout.dtype)
+    dx = memory.zeros(shape, dout.dtype)
     flat, flat_where, flat_dx = dout.reshape(-1), where.reshape(-1), dx.reshape(-1)
     size = dout.size // max(1, len(dout))
     threads.over(

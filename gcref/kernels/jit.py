@@ -35,6 +35,11 @@ def fast_jit(function: F) -> F:
     return _compile(function, {"fastmath": set(FAST)})
 
 
+def min_jit(function: F) -> F:
+    """Compile `function` on its first call, taking it that no number is NaN, so that a minimum can be vectorised."""
+    return _compile(function, {"fastmath": {"nnan", "nsz"}})
+
+
 def _compile(function: F, options: dict[str, Any]) -> F:
     """Return the kernel, cached on disk if there is a place for it."""
     global CACHE

@@ -8,32 +8,82 @@ next array of their size. They begin at a cache line, so that no row of 16 chann
 import math
 import threading
 import weakref
+from collections import deque
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 SMALLEST = 1 << 19  # bytes; below it the C library keeps memory itself
-MOST = 1 << 29  # bytes that are kept
+MOST = 1 << 30  # bytes of all blocks, lent or not; beyond it arrays are NumPy's own
 _LINE = 64  # bytes of a cache line
 
-_free: dict[int, list[memoryview]] = {}
-_lock = threading.Lock()
+
+class _Loan(weakref.ref):
+    """An array and the block that it lies in."""
+
+    __slots__ = ("block",)
+    block: memoryview
+
+
+class _Store:
+    """All blocks: `lent` ones, those given `back` by arrays that are gone, and `free` ones by their size.
+
+    A Ctrl-C between two lines loses a block at worst, which then counts as lent.
+    """
+
+    def __init__(self) -> None:
+        self.lent: dict[int, _Loan] = {}
+        self.back: deque[_Loan] = deque()
+        self.free: dict[int, list[memoryview]] = {}
+        self.n_bytes = 0
+        self.lock = threading.Lock()
+
+    def block(self, n_bytes: int) -> memoryview | None:
+        """Return a block that is free, or a new one if there is room for it."""
+        while self.back:
+            loan = self.back.popleft()
+            if self.lent.pop(id(loan), None) is not None:
+                self.free.setdefault(loan.block.nbytes, []).append(loan.block)
+        if self.free.get(n_bytes):
+            return self.free[n_bytes].pop()
+        if self.n_bytes + n_bytes > MOST:
+            gone = sum(size * len(blocks) for size, blocks in self.free.items())
+            self.free.clear()
+            self.n_bytes -= gone
+        if self.n_bytes + n_bytes > MOST:
+            return None
+        self.n_bytes += n_bytes
+        return _fresh(n_bytes)
+
+    def lend(self, block: memoryview, dtype: DTypeLike) -> np.ndarray:
+        """Return an array on a block, which comes back when neither the array nor a view of it is held."""
+        array = np.frombuffer(block, dtype)  # its views hold it, since what it is a view of itself is no array
+        # No Python may run when it is gone: a KeyboardInterrupt would be lost in there, and a lock might be held.
+        loan = _Loan(array, self.back.append)
+        loan.block = block
+        self.lent[id(loan)] = loan
+        return array
+
+
+_store = _Store()
 
 
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """Return an array as ``numpy.empty`` does; once neither it nor a view of it is held, its memory is used again."""
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    if n_bytes < SMALLEST:
-        return np.empty(shape, dtype)
-    with _lock:
-        blocks = _free.get(n_bytes)
-        block = blocks.pop() if blocks else None
-    if block is None:
-        block = _fresh(n_bytes)
-    # Views of it hold this array, since what it is a view of is not an array.
-    owner = np.frombuffer(block, dtype)
-    weakref.finalize(owner, _keep, block).atexit = False
-    return owner.reshape(shape)
+    if n_bytes >= SMALLEST:
+        with _store.lock:
+            block = _store.block(n_bytes)
+            if block is not None:
+                return _store.lend(block, dtype).reshape(shape)
+    return np.empty(shape, dtype)
+
+
+def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Return `empty`, filled with zeros."""
+    out = empty(shape, dtype)
+    out.fill(0)
+    return out
 
 
 def empty_like(x: np.ndarray) -> np.ndarray:
@@ -46,13 +96,3 @@ def _fresh(n_bytes: int) -> memoryview:
     room = np.empty(n_bytes + _LINE, np.uint8)
     begin = -room.ctypes.data % _LINE
     return room[begin : begin + n_bytes].data
-
-
-def _keep(block: memoryview) -> None:
-    """Keep a block for the next array of its size; where that is too much, forget those of all sizes first."""
-    if block.nbytes > MOST:
-        return
-    with _lock:
-        if sum(len(blocks) * n_bytes for n_bytes, blocks in _free.items()) + block.nbytes > MOST:
-            _free.clear()
-        _free.setdefault(block.nbytes, []).append(block)

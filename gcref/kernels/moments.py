@@ -10,6 +10,8 @@ from gcref.kernels.cpu import chunked
 from gcref.kernels.elementwise import accumulate_scaled
 from gcref.kernels.jit import fast_jit
 
+_SAFE = 2.0**-25, 2.0**20  # what columns of A and D may reach without their squares' products leaving float32
+
 
 def second_moment(
     A: np.ndarray, D: np.ndarray, weights: np.ndarray | None = None, out: np.ndarray | None = None
@@ -37,7 +39,10 @@ def _scaled(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Divide each column of X (N, T, M) by 2^e, above its largest number; the result, and 4^e (M,) in float64."""
     if X.dtype != np.float32:
         return X, np.ones(X.shape[2])
-    exponents = np.frexp(np.abs(X).max(axis=(0, 1), initial=0.0))[1].clip(-126, 126)
+    largest = np.maximum(X.max(axis=(0, 1), initial=0.0), -X.min(axis=(0, 1), initial=0.0))
+    if np.all((largest == 0.0) | ((largest > _SAFE[0]) & (largest < _SAFE[1]))):
+        return X, np.ones(X.shape[2])
+    exponents = np.frexp(largest)[1].clip(-126, 126)
     return X * np.ldexp(np.float32(1), -exponents), np.ldexp(1.0, 2 * exponents)
 
 

@@ -16,12 +16,28 @@ def add_grouped_sums(pairs: list[tuple[np.ndarray, np.ndarray]], labels: np.ndar
 
     An array is one thread's, which reads it from end to end: what this costs is memory, not arithmetic.
     """
+    order = np.argsort(labels, kind="stable")
 
     def task(first: int, last: int) -> None:
         for X, sums in pairs[first:last]:
-            cpu._grouped_sums(X, labels, sums, 0, X.shape[1])
+            cpu._grouped_sums(X, labels, order, sums, 0, X.shape[1])
 
     threads.over(len(pairs), task, sum(X.size for X, _ in pairs) >= _WORTHWHILE)
+
+
+def add_rank_one_products(blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], out: np.ndarray) -> None:
+    """out_ik += Σ_l (A_i·c_k)(D_i·d_k), Eq. 5 of several blocks l at T = 1; out (N, K) float64.
+
+    A block is A (N, I), D (N, O), c (K, I), d (K, O). A thread takes examples through all blocks, so that what it
+    multiplies is still in its cache when it is added up. Cost N K Σ_l (I + O).
+    """
+
+    def task(first: int, last: int) -> None:
+        for A, D, c, d in blocks:
+            a, b = A[first:last] @ c.T, D[first:last] @ d.T
+            cpu._add_position_products(a[:, None], b[:, None], out[first:last], 0, last - first)
+
+    threads.run(threads.wide_ranges(len(out)), task)
 
 
 def by_cluster(labels: np.ndarray, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:

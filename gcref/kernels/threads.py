@@ -20,6 +20,7 @@ from gcref.kernels import memory
 Task = Callable[[int, int], object]
 
 N_PARTS = 8  # ranges of a sum over examples
+_WIDE = 256  # columns of a part of a product, at least, where there are so many: BLAS packs the other factor for each
 _WORTHWHILE = 1 << 21  # multiplications of a product from which threads gain anything
 
 
@@ -77,6 +78,11 @@ def ranges(n: int, n_parts: int) -> list[tuple[int, int]]:
     return [(n * part // n_parts, n * (part + 1) // n_parts) for part in range(n_parts)]
 
 
+def wide_ranges(n: int) -> list[tuple[int, int]]:
+    """Cut the rows or columns of a product into ranges that BLAS is fast on."""
+    return ranges(n, min(N_PARTS, max(2, n // _WIDE)))
+
+
 def over(n: int, task: Task, worthwhile: bool = True) -> None:
     """Run ``task(start, stop)`` over 0…n−1 on all threads, in one range each; not `worthwhile`: in this thread."""
     run(ranges(n, n_threads() if worthwhile else 1), task)
@@ -109,9 +115,9 @@ def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.n
         return np.matmul(a, b, out=out)
     found = memory.empty((M, N), np.result_type(a, b)) if out is None else out
     if N >= M:
-        run(ranges(N, N_PARTS), lambda first, last: np.matmul(a, b[:, first:last], out=found[:, first:last]))
+        run(wide_ranges(N), lambda first, last: np.matmul(a, b[:, first:last], out=found[:, first:last]))
     else:
-        run(ranges(M, N_PARTS), lambda first, last: np.matmul(a[first:last], b, out=found[first:last]))
+        run(wide_ranges(M), lambda first, last: np.matmul(a[first:last], b, out=found[first:last]))
     return found
 
 

@@ -37,7 +37,20 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 
 def test_help_names_every_command():
     shown = invoke("--help").output
-    assert set(cli.commands) == {"rf-sweep", "image", "figures", "validate", "cluster", "report", "info", "warmup"}
+    assert set(cli.commands) == {
+        "rf-sweep",
+        "image",
+        "figures",
+        "validate",
+        "cluster",
+        "show",
+        "export",
+        "report",
+        "toy",
+        "bench",
+        "info",
+        "warmup",
+    }
     assert all(f"\n  {name} " in shown for name in cli.commands)
     assert invoke("-h").output == shown
 
@@ -156,3 +169,24 @@ def test_errors_do_not_speak_to_the_terminal(tmp_path):
 def test_it_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "gcref.cli", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("gcref, version")
+
+
+STOPPED_IN_AN_EXEC = """
+import os, runpy, signal
+from gcref import cli
+
+@cli.cli.command("stuck")
+def stuck():
+    exec("import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)")
+
+runpy.run_module("gcref.cli.__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_signal_that_finds_an_exec_at_work_leaves_the_exit_code_alone(tmp_path):
+    (tmp_path / "stopped.py").write_text(STOPPED_IN_AN_EXEC)
+    done = subprocess.run(
+        [sys.executable, "-m", "stopped", "stuck"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr.strip()) == (143, "Stopped.")

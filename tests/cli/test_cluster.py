@@ -204,7 +204,7 @@ def test_files_are_kept(source, out, tmp_path):
     assert out.read_text() == "precious"
     write_traces(tmp_path / "t.npz", traces())
     args = (tmp_path / "t.npz", "--n-clusters", K, "--out", tmp_path / "t.npz", "--overwrite")
-    refused("is the file of the traces", *args)
+    refused("is the file that is read", *args)
     assert TraceFile(tmp_path / "t.npz").n_examples == N
     assert call(source, "--n-clusters", K, "--out", out, "--overwrite").exit_code == 0
     assert set(load(out)) == FIELDS

@@ -43,12 +43,14 @@ def test_table_1_by_hand():
 def test_the_choice_turns_with_the_number_of_clusters_and_positions():
     # (20 + K)·600 against 20·K·50: equal at K = 30. T·600 against T²·50: equal at T = 12.
     assert [costs.inner_products(20, 30, 20, K).choice for K in (1, 29, 31, 1000)] == ["Eq. 9"] * 2 + ["Eq. 8"] * 2
-    assert [costs.sq_norm(T, 30, 20).choice for T in (1, 11, 13, 100)] == ["Eq. 9"] * 2 + ["Eq. 8"] * 2
+    assert [costs.sq_norm(T, 30, 20).choice for T in (1, 2, 4, 5, 100)] == ["Eq. 9"] * 3 + ["Eq. 8"] * 2
 
 
 def test_a_tie_goes_to_the_form_without_gradients():
-    assert costs.sq_norm(12, 30, 20) == (7200, 7200)
-    assert costs.sq_norm(12, 30, 20).choice == "Eq. 9"
+    assert costs.sq_norm(2, 4, 4) == (32, 32)
+    assert costs.sq_norm(2, 4, 4).choice == "Eq. 9"
+    assert costs.sq_norm(4, 20, 20) == (1600, 640)  # 2.5 times as many
+    assert costs.sq_norm(4, 20, 20).choice == "Eq. 9"
     assert costs.inner_products(20, 30, 20, 30) == (30000, 30000)
     assert costs.inner_products(20, 30, 20, 30).choice == "Eq. 9"
     assert Operations(7199, 7200).choice == "Eq. 8"

@@ -127,6 +127,15 @@ def test_several_sums_by_cluster_at_once():
         assert_array_equal(g, w)
 
 
+def test_rank_one_products_of_several_blocks():
+    blocks = [(normal(5, i), normal(5, o), normal(3, i), normal(3, o)) for i, o in ((4, 2), (1, 3))]
+    got, want, magnitude = np.ones((5, 3)), np.ones((5, 3)), np.ones((5, 3))
+    cuda.add_rank_one_products(blocks, got)
+    subspace.add_rank_one_products(blocks, want)
+    subspace.add_rank_one_products([tuple(map(np.abs, block)) for block in blocks], magnitude)
+    assert_close(got, want, 4 + 3 + 2, magnitude, "float64")
+
+
 def test_extend():
     U = np.linalg.qr(normal(2, 6, 2))[0].transpose(0, 2, 1).copy()
     U[0] = np.eye(2, 6)

@@ -245,6 +245,17 @@ def test_sums_are_added_in_float64(case):
 
 
 @SETTINGS
+@given(cases)
+def test_sums_that_are_folded_move_on_and_leave_their_squares(case):
+    total = numbers(case, 1)[0].reshape(-1).astype(np.float64)
+    every, want_total, want_every = np.full(total.size, 0.5), total.copy(), np.full(total.size, 0.5)
+    squared = run(case, "fold_total", total, every)
+    assert squared == pytest.approx(naive.fold_total(want_total, want_every), rel=1e-12)
+    assert_array_equal(total, 0.0)
+    assert_array_equal(every, want_every)
+
+
+@SETTINGS
 @given(cases, st.integers(1, 40))
 def test_scaled_sums_are_added_in_float64(case, n_columns):
     rng = np.random.default_rng(case["seed"])

@@ -38,6 +38,21 @@ def test_grouped_sums_of_several_arrays_match_the_oracle(N, K, dtype, seed):
 
 
 @SETTINGS
+@given(st.sampled_from([0, 1, 7, 600]), st.integers(1, 4), types, st.sampled_from("CF"), st.integers(0, 10**6))
+def test_rank_one_products_of_several_blocks_match_the_oracle(N, K, dtype, layout, seed):
+    rng = np.random.default_rng(seed)
+    blocks = [
+        tuple(np.asarray(rng.standard_normal((n, m)), dtype, order=layout) for n, m in ((N, i), (N, o), (K, i), (K, o)))
+        for i, o in ((4, 3), (1, 2))
+    ]
+    out = np.ones((N, K))
+    subspace.add_rank_one_products(blocks, out)
+    exact = [[x.astype(float) for x in block] for block in blocks]
+    want = 1 + sum(naive.inner_products(A[:, None], D[:, None], c, d) for A, D, c, d in exact)
+    assert_allclose(out, want, atol=1e-12 if dtype == "float64" else 1e-4)
+
+
+@SETTINGS
 @given(st.integers(0, 5), st.integers(1, 4), st.integers(5, 12), st.integers(0, 10**6))
 def test_extended_rows_are_orthonormal_and_span_the_same(m, b, width, seed):
     rng = np.random.default_rng(seed)

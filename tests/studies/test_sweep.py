@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sweep_cases import run_here
 
-from gcref import shards, store
+from gcref import atomic, shards, store
 from gcref.atomic import lock
 from gcref.studies import random_features as study
 from gcref.studies import teacher
@@ -133,19 +133,19 @@ def test_the_target_of_a_link_is_written(sweep, undisturbed, tmp_path):
     assert differences(undisturbed, tmp_path / "real" / "results.h5") == []
 
 
-@pytest.mark.parametrize("call", ["root_digest", "_discard", "_sync_folder"])
-def test_interrupted_while_merging(sweep, undisturbed, tmp_path, monkeypatch, call):
+@pytest.mark.parametrize(("module", "call"), [(shards, "root_digest"), (shards, "_discard"), (atomic, "_sync_folder")])
+def test_interrupted_while_merging(sweep, undisturbed, tmp_path, monkeypatch, module, call):
     path = tmp_path / "results.h5"
     shards.claim(path, sweep.to_json())
     in_process(sweep, path, sweep.specs())
-    function, interrupts = getattr(shards, call), [KeyboardInterrupt]
+    function, interrupts = getattr(module, call), [KeyboardInterrupt]
 
     def once(*arguments):
         if interrupts:
             raise interrupts.pop()
         return function(*arguments)
 
-    monkeypatch.setattr(shards, call, once)
+    monkeypatch.setattr(module, call, once)
     with pytest.raises(KeyboardInterrupt):
         run_sweep(sweep, path, 1)
     assert differences(undisturbed, path) == []

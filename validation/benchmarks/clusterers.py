@@ -29,6 +29,8 @@ import gcref
 from gcref.data import Dataset
 from gcref.engine.trace import Trace
 from gcref.estimators import Estimator, chunks
+from gcref.validation.benchmarks.alternating import seconds_of
+from gcref.validation.benchmarks.workloads import matrix_products
 
 BATCH_SIZE = N_CLUSTERS = 128
 N_ITER = 10
@@ -109,20 +111,6 @@ def ratios(training: Training, labels: dict[str, np.ndarray]) -> dict[str, float
     return {name: variance.average / found["SG-B"].average for name, variance in found.items()}
 
 
-def product_seconds(training: Training, kept: Batches) -> float:
-    """Return the seconds of ten iterations' matrix products, A Cᵀ and D Cᵀ of every block, and nothing else."""
-    centers = [
-        (np.ones((N_CLUSTERS, t.n_inputs), np.float32), np.ones((N_CLUSTERS, t.n_outputs), np.float32)) for t in kept[0]
-    ]
-    start = time.perf_counter()
-    for _ in range(N_ITER):
-        for batch in kept:
-            for t, (c, d) in zip(batch, centers, strict=True):
-                t.A[:, 0] @ c.T
-                t.D[:, 0] @ d.T
-    return time.perf_counter() - start
-
-
 def table(training: Training, iteration: int) -> tuple[dict[str, float], dict[str, Fit]]:
     """Cluster by every method at an iteration, print the table, return ratios and fits."""
     training.go_to(iteration)
@@ -130,7 +118,7 @@ def table(training: Training, iteration: int) -> tuple[dict[str, float], dict[st
     for method in methods().values():  # the first use of a kernel compiles it or reads it from disk
         method(kept[:2])
     fits = {name: method(kept) for name, method in methods().items()}
-    products = product_seconds(training, kept)
+    products = N_ITER * seconds_of(matrix_products(kept, N_CLUSTERS))
     found = ratios(training, {name: fit.labels for name, fit in fits.items()})
     print(f"\niteration {iteration}: variance over SG-B's, seconds after the traces")
     print(f"{'':28s}{'ratio':>8s}{'pass':>8s}{'cluster':>9s}{'largest cluster':>17s}")
