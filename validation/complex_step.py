@@ -77,6 +77,7 @@ def _forward(layers: Sequence[Layer], out: Steps, blocks: Iterator[Steps], runni
             mean, variance = ([next(running) for _ in range(layer.n_channels)] for _ in range(2))
             normal = (out - np.array(mean)) / np.sqrt(np.array(variance) + layer.epsilon)
             out = next(blocks)[:, None] * normal + next(blocks)[:, None]
+            out = out * (out.real > 0) if layer.relu else out
         elif isinstance(layer, Linear):
             out = _linear(out, next(blocks), layer.bias)
         elif isinstance(layer, Conv2d):

@@ -35,32 +35,39 @@ def add(x: np.ndarray, y: np.ndarray) -> None:
 # -------------------------------------------------------------------------------------------------- by channel
 
 
-def affine(x: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """x·scale + shift; x (…, C), scale and shift (C,)."""
+def affine(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, low: float = -math.inf) -> np.ndarray:
+    """x·scale + shift, no less than low; x (…, C), scale and shift (C,)."""
     out = np.zeros(x.shape)
     for j in np.ndindex(x.shape):
-        out[j] = float(x[j]) * float(scale[j[-1]]) + float(shift[j[-1]])
+        out[j] = max(float(x[j]) * float(scale[j[-1]]) + float(shift[j[-1]]), low)
     return out
 
 
-def channel_sums(x: np.ndarray, y: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """Σ y and Σ y (x − center) of each channel, (2, C); x, y (…, C), center (C,)."""
+def channel_sums(x: np.ndarray, y: np.ndarray, center: np.ndarray, gate: np.ndarray | None = None) -> np.ndarray:
+    """Σ y and Σ y (x − center) of each channel, (2, C), where gate > 0; x, y, gate (…, C), center (C,)."""
     values: list[list[float]] = [[] for _ in center]
     products: list[list[float]] = [[] for _ in center]
     for j in np.ndindex(x.shape):
-        values[j[-1]].append(float(y[j]))
-        products[j[-1]].append(float(y[j]) * (float(x[j]) - float(center[j[-1]])))
+        if gate is None or gate[j] > 0:
+            values[j[-1]].append(float(y[j]))
+            products[j[-1]].append(float(y[j]) * (float(x[j]) - float(center[j[-1]])))
     return np.array([[math.fsum(v) for v in values], [math.fsum(p) for p in products]])
 
 
 def two_term_affine(
-    dout: np.ndarray, x: np.ndarray, factor: np.ndarray, slope: np.ndarray, offset: np.ndarray
+    dout: np.ndarray,
+    x: np.ndarray,
+    factor: np.ndarray,
+    slope: np.ndarray,
+    offset: np.ndarray,
+    gate: np.ndarray | None = None,
 ) -> np.ndarray:
-    """dout·factor + x·slope + offset; dout, x (…, C), the others (C,)."""
+    """dout·factor + x·slope + offset, dout only where gate > 0; dout, x, gate (…, C), the others (C,)."""
     out = np.zeros(x.shape)
     for j in np.ndindex(x.shape):
         c = j[-1]
-        out[j] = float(dout[j]) * float(factor[c]) + float(x[j]) * float(slope[c]) + float(offset[c])
+        d = float(dout[j]) if gate is None or gate[j] > 0 else 0.0
+        out[j] = d * float(factor[c]) + float(x[j]) * float(slope[c]) + float(offset[c])
     return out
 
 

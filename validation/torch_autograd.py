@@ -182,7 +182,8 @@ def _on_images(layer: Layer, x: torch.Tensor, blocks: Tensors, running: Tensors,
         return F.conv2d(x, weight, theta[-1] if layer.bias else None, layer.stride, layer.padding)
     if isinstance(layer, BatchNorm2d):
         scale, shift, mean, variance = next(blocks)[0], next(blocks)[0], next(running), next(running)
-        return F.batch_norm(x, mean, variance, scale, shift, training, layer.momentum, layer.epsilon)
+        out = F.batch_norm(x, mean, variance, scale, shift, training, layer.momentum, layer.epsilon)
+        return F.relu(out) if layer.relu else out
     if isinstance(layer, MaxPool2d):
         return F.max_pool2d(x, layer.kernel, layer.stride, layer.padding)
     if isinstance(layer, AvgPool2d):
@@ -211,6 +212,7 @@ def layers() -> dict[str, Case]:
         "Conv2d 5×1, padding 2×1, no bias": [Conv2d(4, 3, (5, 1), stride=2, padding=(2, 1), bias=False)],
         "Conv2d 1×1, stride 2": [Conv2d(4, 3, 1, stride=2, bias=False)],
         "BatchNorm2d": [BatchNorm2d(4)],
+        "BatchNorm2d, ReLU": [BatchNorm2d(4, relu=True)],
         "MaxPool2d": [MaxPool2d(2)],
         "MaxPool2d 3×2, stride 2×1, padding 1": [MaxPool2d((3, 2), stride=(2, 1), padding=1)],
         "AvgPool2d": [AvgPool2d(2)],

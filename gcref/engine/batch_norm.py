@@ -12,7 +12,7 @@ from gcref.kernels import elementwise
 
 
 class BatchNorm2d(Layer):
-    """Batch norm by channel, out = γ x̂ + β.
+    """Batch norm by channel, out = γ x̂ + β, or max(γ x̂ + β, 0).
 
     Parameters
     ----------
@@ -21,6 +21,8 @@ class BatchNorm2d(Layer):
         Added to the variance.
     momentum : float
         The share of a batch's statistics in the new running ones.
+    relu : bool
+        Whether max(·, 0) follows, which costs nothing more than batch norm alone.
 
     Raises
     ------
@@ -39,9 +41,9 @@ class BatchNorm2d(Layer):
 
     batch_statistics = True
 
-    def __init__(self, n_channels: int, epsilon: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, n_channels: int, epsilon: float = 1e-5, momentum: float = 0.1, relu: bool = False) -> None:
         self.n_channels = at_least(n_channels, "n_channels", 1)
-        self.epsilon, self.momentum = epsilon, momentum
+        self.epsilon, self.momentum, self.relu = epsilon, momentum, relu
         self.shapes = ((1, n_channels), (1, n_channels))
         self.running_shapes = (n_channels, n_channels)
 
@@ -89,29 +91,31 @@ class BatchNorm2d(Layer):
             mean, variance = running_mean.astype(np.float64), running_variance.astype(np.float64)
         inverse = 1.0 / np.sqrt(variance + self.epsilon)
         factor = scale[0] * inverse
-        out = elementwise.affine(x, factor.astype(x.dtype), (shift[0] - factor * mean).astype(x.dtype))
-        return out, (x, mean, inverse, training)
+        low = 0.0 if self.relu else -np.inf
+        out = elementwise.affine(x, factor.astype(x.dtype), (shift[0] - factor * mean).astype(x.dtype), low)
+        return out, (x, mean, inverse, training, out if self.relu else None)
 
     def backward(
         self, dout: Array, cache: Any, weights: Sequence[Array], grads: Sequence[Array] | None, need_dx: bool
     ) -> Array | None:
         """Write ∂loss/∂γ = Σ dout x̂ and ∂loss/∂β = Σ dout; return ∂loss/∂x, through the batch statistics if used."""
-        x, mean, inverse, training = cache
+        x, mean, inverse, training, gate = cache
         dout = np.ascontiguousarray(dout)
         factor = weights[0][0] * inverse
         if grads is not None or training:
-            total, against = elementwise.channel_sums(x, dout, mean)
+            total, against = elementwise.channel_sums(x, dout, mean, gate)
             against = against * inverse  # Σ dout x̂
         if grads is not None:
             grads[0][0], grads[1][0] = against, total
         if not need_dx:
             return None
-        if not training:
-            return elementwise.affine(dout, factor.astype(x.dtype), np.zeros(self.n_channels, x.dtype))
-        n = x.size // self.n_channels
-        slope = -factor * inverse * against / n
-        offset = -factor * total / n - slope * mean
-        return elementwise.two_term_affine(dout, x, *(v.astype(x.dtype) for v in (factor, slope, offset)))
+        slope = offset = np.zeros(self.n_channels)
+        if training:
+            n = x.size // self.n_channels
+            slope = -factor * inverse * against / n
+            offset = -factor * total / n - slope * mean
+        factor, slope, offset = (v.astype(x.dtype) for v in (factor, slope, offset))
+        return elementwise.two_term_affine(dout, x, factor, slope, offset, gate)
 
     def traces(self, dout: Array, cache: Any) -> list[Trace]:
         """Return the traces of γ and β.
@@ -121,9 +125,12 @@ class BatchNorm2d(Layer):
         ValueError
             In training mode, where an example has no gradient of its own.
         """
-        x, mean, inverse, training = cache
+        x, mean, inverse, training, gate = cache
         if training:
             raise ValueError("batch norm in training mode ties the examples of a batch: none has a gradient of its own")
+        if gate is not None:
+            dout = dout.copy()
+            elementwise.mask(dout, gate)
         x_hat = elementwise.affine(x, inverse.astype(x.dtype), (-inverse * mean).astype(x.dtype))
         ones = np.ones((len(x), 1, 1), x.dtype)
         scale = np.einsum("bhwc,bhwc->bc", dout, x_hat)
@@ -143,4 +150,4 @@ class BatchNorm2d(Layer):
         return mean, variance
 
     def __repr__(self) -> str:
-        return f"BatchNorm2d({self.n_channels})"
+        return f"BatchNorm2d({self.n_channels}{', relu=True' if self.relu else ''})"

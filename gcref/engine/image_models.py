@@ -52,8 +52,8 @@ def cnn(
     in_shape, n_classes, width = _checked(in_shape, n_classes, norm, width, smallest=4)
     height, columns, channels = in_shape
     layers: list[Layer] = [
-        *_conv(channels, width, 5, norm, padding=2), ReLU(), MaxPool2d(2),
-        *_conv(width, 2 * width, 5, norm, padding=2), ReLU(), MaxPool2d(2),
+        *_conv(channels, width, 5, norm, padding=2, relu=True), MaxPool2d(2),
+        *_conv(width, 2 * width, 5, norm, padding=2, relu=True), MaxPool2d(2),
         Flatten(), Linear((height // 4) * (columns // 4) * 2 * width, 16 * width), ReLU(),
         Linear(16 * width, n_classes),
     ]  # fmt: skip
@@ -145,7 +145,7 @@ def resnet18(
     """
     in_shape, n_classes, width = _checked(in_shape, n_classes, norm, width)
     layers: list[Layer] = [
-        *_conv(in_shape[2], width, 7, norm, stride=2, padding=3), ReLU(), MaxPool2d(3, stride=2, padding=1)
+        *_conv(in_shape[2], width, 7, norm, stride=2, padding=3, relu=True), MaxPool2d(3, stride=2, padding=1)
     ]  # fmt: skip
     channels = width
     for stage in range(4):
@@ -171,7 +171,7 @@ def _cifar_resnet(
 ) -> Network:
     """Three stages of `n_blocks` blocks; shortcuts that subsample and zero-pad."""
     in_shape, n_classes, width = _checked(in_shape, n_classes, norm, width)
-    layers: list[Layer] = [*_conv(in_shape[2], width, 3, norm, padding=1), ReLU()]
+    layers: list[Layer] = _conv(in_shape[2], width, 3, norm, padding=1, relu=True)
     channels = width
     for stage in range(3):
         for block in range(n_blocks):
@@ -185,14 +185,18 @@ def _cifar_resnet(
 
 def _block(n_in: int, n_out: int, stride: int, norm: str | None, shortcut: Sequence[Layer]) -> Residual:
     """Two 3×3 convolutions beside a shortcut."""
-    body = [*_conv(n_in, n_out, 3, norm, stride, padding=1), ReLU(), *_conv(n_out, n_out, 3, norm, padding=1)]
+    body = [*_conv(n_in, n_out, 3, norm, stride, padding=1, relu=True), *_conv(n_out, n_out, 3, norm, padding=1)]
     return Residual(body, shortcut)
 
 
-def _conv(n_in: int, n_out: int, kernel: int, norm: str | None, stride: int = 1, padding: int = 0) -> list[Layer]:
-    """A convolution with a bias, or with batch norm, which has one of its own."""
+def _conv(
+    n_in: int, n_out: int, kernel: int, norm: str | None, stride: int = 1, padding: int = 0, relu: bool = False
+) -> list[Layer]:
+    """A convolution with a bias, or with batch norm, which has one of its own; and max(·, 0), if asked for."""
     conv = Conv2d(n_in, n_out, kernel, stride, padding, bias=norm is None)
-    return [conv] if norm is None else [conv, BatchNorm2d(n_out)]
+    if norm is None:
+        return [conv, ReLU()] if relu else [conv]
+    return [conv, BatchNorm2d(n_out, relu=relu)]
 
 
 def _checked(

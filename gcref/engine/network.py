@@ -14,6 +14,7 @@ from gcref.engine.costs import Costs
 from gcref.engine.layers import Layer
 from gcref.engine.losses import Loss
 from gcref.engine.trace import Array, Trace, first_bad_row, read_array
+from gcref.kernels import memory
 
 
 @dataclass(frozen=True)
@@ -333,7 +334,7 @@ class Network:
     def _check_out(self, out: Array | None) -> Array:
         """Return the array to write a gradient to."""
         if out is None:
-            return np.empty(self.n_parameters, self.dtype)
+            return memory.empty((self.n_parameters,), self.dtype)
         if out.shape != (self.n_parameters,) or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(
                 f"out has shape {out.shape} and dtype {out.dtype}; a contiguous ({self.n_parameters},) "

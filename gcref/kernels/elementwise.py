@@ -81,20 +81,23 @@ def sgd_step(
 
 
 @jit
-def _affine(x, scale, shift, out, first, last):  # type: ignore[no-untyped-def]
+def _affine(x, scale, shift, low, out, first, last):  # type: ignore[no-untyped-def]
     C = scale.shape[0]
     for r in range(first, last):
         row, result = x[r * C : (r + 1) * C], out[r * C : (r + 1) * C]
         for c in range(C):
-            result[c] = row[c] * scale[c] + shift[c]
+            value = row[c] * scale[c] + shift[c]
+            result[c] = low if value < low else value
 
 
-def affine(x: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """x·scale + shift by channel; x (…, C), scale and shift (C,). Cost the size of x."""
+def affine(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, low: float = -np.inf) -> np.ndarray:
+    """max(x·scale + shift, low) by channel, NaN kept; x (…, C), scale and shift (C,). Cost the size of x."""
     out = memory.empty_like(x)
     flat, flat_out = x.reshape(-1), out.reshape(-1)
-    rows = x.size // max(1, len(scale))
-    threads.over(rows, lambda first, last: _affine(flat, scale, shift, flat_out, first, last), x.size >= _WORTHWHILE)
+    rows, low = x.size // max(1, len(scale)), x.dtype.type(low)
+    threads.over(
+        rows, lambda first, last: _affine(flat, scale, shift, low, flat_out, first, last), x.size >= _WORTHWHILE
+    )
     return out
 
 
@@ -129,16 +132,44 @@ def _sums(x, y, center, out, first, last):  # type: ignore[no-untyped-def]
             product[c] += np.float64(value[c]) * (np.float64(row[c]) - center[c])
 
 
-def channel_sums(x: np.ndarray, y: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """Σ y and Σ y∘(x − center) by channel, (2, C) in float64; x, y (…, C), center (C,). Cost the size of x."""
+@fast_jit
+def _gated_sums(x, y, gate, center, out, first, last):  # type: ignore[no-untyped-def]
+    """The same of y where gate is positive, two rows at a time."""
+    C = center.shape[0]
+    total, product = out[0], out[1]
+    whole = first + (last - first) // 2 * 2
+    for r in range(first, whole, 2):
+        v0, v1, x0, x1 = _row(y, r, C), _row(y, r + 1, C), _row(x, r, C), _row(x, r + 1, C)
+        g0, g1 = _row(gate, r, C), _row(gate, r + 1, C)
+        for c in range(C):
+            a0 = np.float64(v0[c]) if g0[c] > 0 else 0.0
+            a1 = np.float64(v1[c]) if g1[c] > 0 else 0.0
+            total[c] += a0 + a1
+            product[c] += a0 * (np.float64(x0[c]) - center[c]) + a1 * (np.float64(x1[c]) - center[c])
+    for r in range(whole, last):
+        row, value, open_ = _row(x, r, C), _row(y, r, C), _row(gate, r, C)
+        for c in range(C):
+            a = np.float64(value[c]) if open_[c] > 0 else 0.0
+            total[c] += a
+            product[c] += a * (np.float64(row[c]) - center[c])
+
+
+def channel_sums(x: np.ndarray, y: np.ndarray, center: np.ndarray, gate: np.ndarray | None = None) -> np.ndarray:
+    """Σ y and Σ y∘(x − center) by channel, (2, C) in float64, of y where `gate`, if there is one, is positive.
+
+    x, y, gate (…, C), center (C,). Cost the size of x.
+    """
     C = len(center)
     flat, other = x.reshape(-1), y.reshape(-1)
-    return threads.summed(
-        x.size // max(1, C),
-        (2, C),
-        np.float64,
-        lambda first, last, out: _sums(flat, other, center, out, first, last),
-    )
+    open_ = None if gate is None else gate.reshape(-1)
+
+    def task(first: int, last: int, out: np.ndarray) -> None:
+        if open_ is None:
+            _sums(flat, other, center, out, first, last)
+        else:
+            _gated_sums(flat, other, open_, center, out, first, last)
+
+    return threads.summed(x.size // max(1, C), (2, C), np.float64, task)
 
 
 @jit
@@ -151,18 +182,40 @@ def _two_term_affine(dout, x, factor, slope, offset, out, first, last):  # type:
             result[c] = row[c] * factor[c] + own[c] * slope[c] + offset[c]
 
 
+@jit
+def _gated_two_term_affine(dout, x, gate, factor, slope, offset, out, first, last):  # type: ignore[no-untyped-def]
+    C = factor.shape[0]
+    for r in range(first, last):
+        rows = slice(r * C, (r + 1) * C)
+        row, own, result, open_ = dout[rows], x[rows], out[rows], gate[rows]
+        for c in range(C):
+            rest = own[c] * slope[c] + offset[c]
+            result[c] = row[c] * factor[c] + rest if open_[c] > 0 else rest
+
+
 def two_term_affine(
-    dout: np.ndarray, x: np.ndarray, factor: np.ndarray, slope: np.ndarray, offset: np.ndarray
+    dout: np.ndarray,
+    x: np.ndarray,
+    factor: np.ndarray,
+    slope: np.ndarray,
+    offset: np.ndarray,
+    gate: np.ndarray | None = None,
 ) -> np.ndarray:
-    """dout·factor + x·slope + offset by channel; arrays (…, C), the rest (C,). Cost the size of x."""
+    """dout·factor + x·slope + offset by channel, of dout where `gate`, if there is one, is positive.
+
+    dout, x, gate (…, C), the rest (C,). Cost the size of x.
+    """
     out = memory.empty_like(dout)
     flat, other, flat_out = dout.reshape(-1), x.reshape(-1), out.reshape(-1)
-    rows = dout.size // max(1, len(factor))
-    threads.over(
-        rows,
-        lambda first, last: _two_term_affine(flat, other, factor, slope, offset, flat_out, first, last),
-        dout.size >= _WORTHWHILE,
-    )
+    open_ = None if gate is None else gate.reshape(-1)
+
+    def task(first: int, last: int) -> None:
+        if open_ is None:
+            _two_term_affine(flat, other, factor, slope, offset, flat_out, first, last)
+        else:
+            _gated_two_term_affine(flat, other, open_, factor, slope, offset, flat_out, first, last)
+
+    threads.over(dout.size // max(1, len(factor)), task, dout.size >= _WORTHWHILE)
     return out
 
 

@@ -328,3 +328,29 @@ def test_bad_input_is_named():
     for bad in (0, 2.5, "3", True):
         with pytest.raises(ValueError, match=f"n_channels is {bad!r}; an int of at least 1"):
             BatchNorm2d(bad)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_relu_in_the_same_pass_is_a_relu_behind(dtype, training):
+    nets = []
+    for layers in ([BatchNorm2d(3), ReLU()], [BatchNorm2d(3, relu=True)]):
+        further = [Conv2d(3, 4, 3, padding=1), Flatten(), Linear(48, 3)]
+        net = Network([Conv2d(2, 3, 3, padding=1, bias=False), *layers, *further], SoftmaxCrossEntropy(), 0, dtype)
+        net.theta[:] = 0.3 * np.random.default_rng(0).standard_normal(net.n_parameters)
+        net.running += np.random.default_rng(1).uniform(-0.5, 0.5, net.running.size).astype(dtype)
+        nets.append(net)
+    x, y = batch(7, dtype)
+    (loss, gradient), (own_loss, own_gradient) = (net.gradient(x, y, training=training) for net in nets)
+    assert own_loss == loss
+    atol = 64 * np.finfo(dtype).eps * np.abs(gradient).max()
+    np.testing.assert_allclose(own_gradient, gradient, rtol=0, atol=atol)
+    traces, own_traces = (net.traces(x, y)[1] for net in nets)
+    for trace, own in zip(traces, own_traces, strict=True):
+        np.testing.assert_allclose(own.gradients(), trace.gradients(), rtol=0, atol=64 * np.finfo(dtype).eps)
+    assert repr(nets[1].layers[1]) == "BatchNorm2d(3, relu=True)"
+
+
+def test_a_relu_in_the_same_pass_has_the_gradient_of_differences():
+    layers = [Conv2d(2, 3, 3, padding=1), BatchNorm2d(3, relu=True), Flatten(), Linear(36, 3)]
+    gcref.check_gradients(Network(layers, SoftmaxCrossEntropy()), *batch())

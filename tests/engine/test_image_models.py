@@ -159,11 +159,11 @@ def test_the_cnn_by_hand():
         ("0.weight", (75, 4)),
         ("1.scale", (1, 4)),
         ("1.shift", (1, 4)),
-        ("4.weight", (100, 8)),
-        ("5.scale", (1, 8)),
-        ("5.shift", (1, 8)),
-        ("9.weight", (3 * 2 * 8 + 1, 64)),
-        ("11.weight", (65, 7)),
+        ("3.weight", (100, 8)),
+        ("4.scale", (1, 8)),
+        ("4.shift", (1, 8)),
+        ("7.weight", (3 * 2 * 8 + 1, 64)),
+        ("9.weight", (65, 7)),
     ]
 
 
@@ -197,7 +197,7 @@ def test_resnet18_by_hand():
     ]
     assert convolutions[0] == ("0.weight", 32 * 32, 147)
     assert [c for c in convolutions if "shortcut" in c[0]] == [
-        ("8.shortcut.0.weight", 64, 4), ("12.shortcut.0.weight", 16, 8), ("16.shortcut.0.weight", 4, 16),
+        ("7.shortcut.0.weight", 64, 4), ("11.shortcut.0.weight", 16, 8), ("15.shortcut.0.weight", 4, 16),
     ]  # fmt: skip
     assert [T for name, T, _ in convolutions if "body" in name] == [256] * 4 + [64] * 4 + [16] * 4 + [4] * 4
     assert net.blocks[-1].shape == (33, 10)
@@ -226,7 +226,7 @@ def test_it_starts_within_one_over_root_fan_in(name):
             np.testing.assert_array_equal(weight, 0)
         else:
             bound = 1 / np.sqrt(block.shape[0] - sizes[block.shape].bias)
-            assert 0.9 * bound < np.abs(weight).max() <= bound
+            assert 0.8 * bound < np.abs(weight).max() <= bound
 
 
 def test_seeds_and_label_smoothing():

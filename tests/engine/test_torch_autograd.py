@@ -29,7 +29,7 @@ def test_float32_follows_autograd(name):
     net, x, y = torch_autograd.prepare(CASES[name], seed=1, n_examples=2)
     x = x.astype("float32")
     found = torch_autograd.deviations(net.copy(dtype="float32"), x, y)
-    assert 1e-9 < max(found.values()) < 2e-5
+    assert 1e-9 < max(found.values()) < 1e-4  # batch norm of two examples cancels nearly all of what it gets back
 
 
 def test_every_model_is_compared():

@@ -87,6 +87,9 @@ def test_affine_equals_the_oracle(case):
     got, sizes = run(case, "affine", x, scale, shift), naive.affine(abs(x), abs(scale), abs(shift))
     assert got.dtype == case["dtype"]
     assert_sums(got, naive.affine(x, scale, shift), sizes, 2)
+    low = run(case, "affine", x, scale, shift, 0.0)
+    assert low.dtype == case["dtype"]
+    assert_sums(low, naive.affine(x, scale, shift, 0.0), sizes, 2)
 
 
 @SETTINGS
@@ -98,6 +101,9 @@ def test_two_term_affine_equals_the_oracle(case):
     assert got.dtype == case["dtype"]
     sizes = naive.two_term_affine(abs(dout), abs(x), *abs(by_channel))
     assert_sums(got, naive.two_term_affine(dout, x, *by_channel), sizes, 3)
+    gate = np.round(np.roll(x, 1))
+    got = run(case, "two_term_affine", dout, x, *by_channel, gate)
+    assert_sums(got, naive.two_term_affine(dout, x, *by_channel, gate), sizes, 3)
 
 
 @SETTINGS
@@ -109,6 +115,10 @@ def test_channel_sums_equal_the_oracle(case):
     assert got.dtype == np.float64
     sizes = naive.channel_sums(abs(x), abs(y), -abs(center))
     assert_sums(got, naive.channel_sums(x, y, center), sizes, case["rows"] + 2)
+    gate = np.round(np.roll(x, 1))
+    assert_sums(
+        elementwise.channel_sums(x, y, center, gate), naive.channel_sums(x, y, center, gate), sizes, case["rows"] + 2
+    )
 
 
 def test_channel_sums_of_float32_are_sums_in_float64():
@@ -143,9 +153,10 @@ def test_no_number_depends_on_the_threads(dtype, monkeypatch):
         elementwise.add(added, y)
         return (
             relu, masked, added,
-            elementwise.affine(x, *by_channel[:2]),
-            elementwise.two_term_affine(x, y, *by_channel),
+            elementwise.affine(x, *by_channel[:2]), elementwise.affine(x, *by_channel[:2], 0.0),
+            elementwise.two_term_affine(x, y, *by_channel), elementwise.two_term_affine(x, y, *by_channel, y),
             elementwise.channel_sums(x, y, by_channel[0].astype(float)),
+            elementwise.channel_sums(x, y, by_channel[0].astype(float), y),
             out, where, elementwise.max_pool_gradient(out, where, (5, 30, 20, 17)),
         )  # fmt: skip
 
