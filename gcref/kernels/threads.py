@@ -21,6 +21,7 @@ Task = Callable[[int, int], object]
 
 N_PARTS = 8  # ranges of a sum over examples
 _WIDE = 256  # columns of a part of a product, at least, where there are so many: BLAS packs the other factor for each
+_MOST_PARTS = 32  # of a product: threads beyond them have nothing to do
 _WORTHWHILE = 1 << 21  # multiplications of a product from which threads gain anything
 
 
@@ -79,8 +80,8 @@ def ranges(n: int, n_parts: int) -> list[tuple[int, int]]:
 
 
 def wide_ranges(n: int) -> list[tuple[int, int]]:
-    """Cut the rows or columns of a product into ranges that BLAS is fast on."""
-    return ranges(n, min(N_PARTS, max(2, n // _WIDE)))
+    """Cut the rows or columns of a product into ranges that BLAS is fast on and that stay in a core's cache."""
+    return ranges(n, min(_MOST_PARTS, max(2, n // _WIDE)))
 
 
 def over(n: int, task: Task, worthwhile: bool = True) -> None:
