@@ -7,11 +7,12 @@ the sums are merged in order, so that the numbers are the same wherever they com
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gcref.engine.algebra import add_moments, add_total
+from gcref.engine.algebra import add_moments, add_total, sq_norms
 from gcref.engine.network import Network
 from gcref.engine.trace import Trace
 from gcref.estimators import Data, Estimator, Stratum, chunks
@@ -28,6 +29,10 @@ PIECE = 4096  # examples that are summed in one go: enough for the merging of d 
 # where Σ_j V_j is less than that of Σ_j E[g_j²], more than three of float32's seven: centre first.
 CANCELLATION = 1e-6
 CANCELLATION_FLOAT32 = 1e-3
+# The mean of g_i − g̃_i as a difference of means is off by some roundings of them, which is 1e-4 of the root of these
+# shares of E‖g‖² in float64 and float32.
+SMALL = 1e-20
+SMALL_FLOAT32 = 1e-5
 # Below a share of RESOLUTION of float64 no digit is left even then: duplicates have variance 0.
 RESOLUTION = (16 * np.finfo(np.float64).eps) ** 2
 _AT_ONCE = 1 << 20  # numbers of explicit gradients formed at once by a centred pass
@@ -89,6 +94,16 @@ class Norms(Moments):
         return np.array([share * one, share * second, float(one < cancelled * second)])
 
 
+class NormsAlone(Norms):
+    """Σ‖g_i − g̃_i‖² alone, (1,): the mean of g_i − g̃_i is known from those of g_i and g̃_i."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def _add(self, trace: Trace, block: slice) -> None:
+        self.squares += sq_norms(trace).sum()
+
+
 @dataclass(frozen=True)
 class Piece:
     """Consecutive whole strata of a pass, or a part of one stratum; `ends` says whether that is its last."""
@@ -129,20 +144,25 @@ class _Pass:
     kind: type[Moments]
 
 
+def _of_contributions(kind: type[Moments], d: int, estimator: Estimator) -> Moments:
+    """Return empty sums for what an estimator has of each example."""
+    return NormsAlone() if kind is Norms and hasattr(estimator, "gradient_") else kind(d)
+
+
 class _Sums:
     """What a piece adds up to: moments of g_i and of what others contribute; of whole strata their variance, too."""
 
-    def __init__(self, kind: type[Moments], d: int, names: Sequence[str], whole: bool) -> None:
+    def __init__(self, kind: type[Moments], d: int, apart: dict[str, Estimator], whole: bool) -> None:
         self.everything = kind(d)
         self.coordinates = np.zeros(len(self.everything.squares) if whole else 0)
-        self.apart = {name: kind(d) for name in names}
+        self.apart = {name: _of_contributions(kind, d, estimator) for name, estimator in apart.items()}
         self.lost = np.zeros(3)  # Σ_j V_j, Σ_j E[g_j²], and how many coordinates have lost their digits
 
 
 def _sum(whole: _Pass, piece: Piece) -> _Sums:
     """Sum over the examples of a piece."""
     net, ds = whole.net, whole.ds
-    out = _Sums(whole.kind, net.n_parameters, list(whole.apart), piece.whole)
+    out = _Sums(whole.kind, net.n_parameters, whole.apart, piece.whole)
     own = whole.kind(net.n_parameters) if piece.whole else out.everything
     for stratum in piece.strata:
         for traces, x, y in chunks(net, ds, stratum.indices):
@@ -199,7 +219,7 @@ class ClosedForm:
         d, n = net.n_parameters, len(ds.y)
         self.everything = kind(d)
         self.coordinates = np.zeros_like(self.everything.squares)
-        self.apart = {name: kind(d) for name in apart}
+        self.apart = {name: _of_contributions(kind, d, estimator) for name, estimator in apart.items()}
         own = self.everything if len(strata) == 1 else kind(d)
         lost = np.zeros(3)
         plan = pieces(strata)
@@ -240,12 +260,25 @@ class ClosedForm:
         moments = self.everything if name is None else self.apart[name]
         if moments.n <= 1:
             return np.zeros_like(self.coordinates)
-        mean, second = moments.total / moments.n, moments.squares / moments.n
-        out = np.maximum(second - self._of_kind(mean**2), 0.0)
-        if self._cancels(out.sum(), second.sum(), float(np.count_nonzero(out < CANCELLATION * second))):
+        second = moments.squares / moments.n
+        out = np.maximum(second - self._of_kind(self._mean(moments, name) ** 2), 0.0)
+        lost = self._cancels(out.sum(), second.sum(), float(np.count_nonzero(out < CANCELLATION * second)))
+        if lost or self._drowns(moments):
             out = self._of_kind(self._centered_anew(moments, name))
         by_coordinate = len(out) == self.net.n_parameters
         return self._without_rounding(out, second) if name is not None and by_coordinate else out
+
+    def _mean(self, moments: Moments, name: str | None) -> Vector:
+        """Return the mean of one example's g_i, or of what an estimator has of it, (d,)."""
+        if name is not None and isinstance(moments, NormsAlone):
+            estimator: Any = self.estimators[name]
+            return np.asarray(self.everything.total / moments.n - estimator.gradient_)
+        return moments.total / moments.n
+
+    def _drowns(self, moments: Moments) -> bool:
+        """Tell whether differences are so small beside the gradients that rounding drowns their mean."""
+        least = SMALL if self.net.dtype == np.float64 else SMALL_FLOAT32
+        return isinstance(moments, NormsAlone) and bool(moments.squares[0] < least * self.everything.squares[0])
 
     def _centered_anew(self, moments: Moments, name: str | None) -> Vector:
         """Return the same coordinate by coordinate, from another pass in which nothing cancels."""

@@ -12,8 +12,9 @@ import numpy as np
 
 from gcref.kernels import threads
 from gcref.kernels.dot import dot
-from gcref.kernels.jit import fast_jit, jit, min_jit
+from gcref.kernels.jit import fast_jit, jit
 from gcref.kernels.moves import exchange_sweep, exchange_sweep_among, exchange_sweep_gram, join, join_cost
+from gcref.kernels.smallest import first_smallest
 from gcref.kernels.threads import product
 
 __all__ = [
@@ -207,24 +208,6 @@ def sq_distance(cc: float, cg: float, gg: float) -> float:
     return 0.0 if distance < 0.0 else distance
 
 
-@min_jit
-def _smallest(x: np.ndarray) -> float:
-    low = np.inf
-    for k in range(x.shape[0]):
-        low = x[k] if x[k] < low else low
-    return low
-
-
-@jit
-def _first_smallest(x: np.ndarray) -> int:
-    """Return the first index of the smallest number, 0 if there is none; in two loops, so that one is vectorised."""
-    low = _smallest(x)
-    for k in range(x.shape[0]):
-        if x[k] == low:
-            return k
-    return 0
-
-
 @jit
 def a_step_fixed(cc: np.ndarray, cg: np.ndarray, gg: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Eq. 3 with the sizes held fixed: a_i = argmin_k N_k ‖C_k − g_i‖², ties to the lowest k; (N,) int64.
@@ -262,7 +245,7 @@ def a_step_sequential(
         row = cg[i]
         for k in range(K):
             costs[k] = weights[k] * sq_distance(cc[k], row[k], gg[i])
-        best = _first_smallest(costs)
+        best = first_smallest(costs)
         labels[i] = best
         weights[best] += 1.0
     return labels

@@ -11,6 +11,7 @@ import numpy as np
 
 from gcref.kernels.dot import dot
 from gcref.kernels.jit import fast_jit, jit
+from gcref.kernels.smallest import first_smallest
 
 
 @jit
@@ -20,15 +21,38 @@ def join_cost(size: int, e: float, sg: float, q: float, drift: float) -> float:
 
 
 @jit
-def _best_move(a: int, sizes: np.ndarray, e: np.ndarray, sg: np.ndarray, q: float, drift: float) -> tuple[int, float]:
-    """Return the cluster b ≠ a best for a member of a, lowest index on ties, and the change Δ of Φ."""
-    best, best_cost = a, np.inf
-    for b in range(sizes.shape[0]):
-        if b != a:
-            cost = join_cost(sizes[b], e[b], sg[b], q, drift)
-            if cost < best_cost:
-                best, best_cost = b, cost
-    return best, best_cost - (join_cost(sizes[a], e[a], sg[a], q, drift) - 2.0 * drift)
+def _best_move(
+    a: int, sizes: np.ndarray, e: np.ndarray, sg: np.ndarray, q: float, drift: float, costs: np.ndarray
+) -> tuple[int, float]:
+    """Return the cluster b ≠ a best for a member of a, lowest index on ties, and the change Δ of Φ.
+
+    costs (K,) is room for what each would cost.
+    """
+    for b in range(costs.shape[0]):
+        costs[b] = join_cost(sizes[b], e[b], sg[b], q, drift)
+    own, costs[a] = costs[a], np.inf
+    best = first_smallest(costs)
+    return (best, costs[best] - (own - 2.0 * drift)) if best != a else (a, np.inf)
+
+
+_TRANSPOSED = 1 << 20  # numbers of s that may be held twice
+
+
+@fast_jit
+def _all_products(s_transposed: np.ndarray, g: np.ndarray, sg: np.ndarray) -> None:
+    """⟨s_k, g⟩ of every k, from s (d, K); four rows at a time, so that the sums are written a quarter as often."""
+    d = len(g)
+    sg[:] = 0.0
+    whole = d // 4 * 4
+    for j in range(0, whole, 4):
+        g0, g1, g2, g3 = np.float64(g[j]), np.float64(g[j + 1]), np.float64(g[j + 2]), np.float64(g[j + 3])
+        s0, s1, s2, s3 = s_transposed[j], s_transposed[j + 1], s_transposed[j + 2], s_transposed[j + 3]
+        for k in range(sg.shape[0]):
+            sg[k] += (g0 * s0[k] + g1 * s1[k]) + (g2 * s2[k] + g3 * s3[k])
+    for j in range(whole, d):
+        row, number = s_transposed[j], np.float64(g[j])
+        for k in range(sg.shape[0]):
+            sg[k] += number * row[k]
 
 
 @fast_jit
@@ -49,17 +73,25 @@ def exchange_sweep(
     (K,), e (K,) = Σ‖g‖² and s (K, d) = Σg are updated in place. Cost K d for each example.
     """
     K = len(s)
-    sg = np.zeros(K)
+    sg, costs = np.zeros(K), np.zeros(K)
+    twice = s.size <= _TRANSPOSED
+    columns = s.T.copy() if twice else np.zeros((0, 0))
     moved = 0
     for i in order:
         a = labels[i]
         if sizes[a] > 1:
             q = dot(G[i], G[i])
-            for k in range(K):
-                sg[k] = dot(s[k], G[i])
-            b, change = _best_move(a, sizes, e, sg, q, drift)
+            if twice:
+                _all_products(columns, G[i], sg)
+            else:
+                for k in range(K):
+                    sg[k] = dot(s[k], G[i])
+            b, change = _best_move(a, sizes, e, sg, q, drift, costs)
             if change < -threshold:
                 _move(G[i], i, a, b, labels, sizes, e, s, q)
+                if twice:
+                    for j in range(len(columns)):
+                        columns[j, a], columns[j, b] = s[a, j], s[b, j]
                 moved += 1
     return moved
 
@@ -161,12 +193,13 @@ def exchange_sweep_gram(
     updated in place. Cost N K, and N for each example moved.
     """
     N = gram.shape[0]
+    costs = np.zeros(len(sizes))
     moved = 0
     for i in order:
         a = labels[i]
         if sizes[a] > 1:
             q = gram[i, i]
-            b, change = _best_move(a, sizes, e, s_dot_g[i], q, drift)
+            b, change = _best_move(a, sizes, e, s_dot_g[i], q, drift, costs)
             if change < -threshold:
                 _relabel(i, a, b, labels, sizes, e, q)
                 for j in range(N):
