@@ -17,6 +17,7 @@ from gcref.cli.export import export
 from gcref.cli.figures import figures
 from gcref.cli.image import image
 from gcref.cli.info import info, warmup
+from gcref.cli.reproduce import reproduce
 from gcref.cli.rf_sweep import rf_sweep
 from gcref.cli.show import show
 from gcref.cli.stopping import heed_signals, stopped
@@ -53,7 +54,7 @@ def cli() -> None:
     """  # noqa: D301, D400
 
 
-for command in (rf_sweep, image, cluster, figures, show, export, validate, toy, bench, info, warmup):
+for command in (rf_sweep, image, cluster, figures, reproduce, show, export, validate, toy, bench, info, warmup):
     cli.add_command(command)
 
 
