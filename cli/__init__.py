@@ -39,7 +39,17 @@ class _Commands(click.Group):
             raise
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+COMPLETION = """\b
+Tab completes commands and options after
+  eval "$(_GCREF_COMPLETE=bash_source gcref)"     in ~/.bashrc; zsh_source in ~/.zshrc
+"""
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=COMPLETION,
+)
 @click.version_option(__version__, prog_name="gcref")
 def cli() -> None:
     """How noisy is a mini-batch gradient, exactly, and how much does clustering gradients help?
@@ -49,6 +59,7 @@ def cli() -> None:
     gcref image --dataset digits --out d.h5   an image model, measured while it trains
     gcref figures quick.h5 --out figures      the paper's figures from it
     gcref toy --out toy.gif                   clusters of gradients, seen (Fig. 1)
+    gcref reproduce --figure 4b               a figure of the paper, its numbers beside ours
     gcref cluster traces.h5 --out labels.npz  clusters of any model's gradients
     gcref validate quick.h5                   recompute its numbers from scratch
     """  # noqa: D301, D400

@@ -39,6 +39,7 @@ def test_help_names_every_command():
         "rf-sweep",
         "image",
         "figures",
+        "reproduce",
         "validate",
         "cluster",
         "show",
