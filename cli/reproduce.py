@@ -166,7 +166,7 @@ def _print(found: "Outcome", plan: "Plan") -> None:
 
     if found.points:
         _print_points(found.points)
-        click.echo(verdict(found.points))
+        click.echo(verdict(plan.figure, found.points))
     elif found.measured:
         _print_measured(found.measured)
         beside = ", which are of its own data, not of these digits" if plan.left_out else ""

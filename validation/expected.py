@@ -1,5 +1,6 @@
 """Our numbers of a figure of random features beside the paper's, and the sentences that belong to the figure."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,8 +76,8 @@ def points(figure: str, summary: np.ndarray) -> list[Point]:
     return found
 
 
-def verdict(found: list[Point]) -> str:
-    """Say in a sentence how many points are where the paper has them."""
+def verdict(figure: str, found: Sequence[Point]) -> str:
+    """Say in a few sentences how many points of a figure are where the paper has them."""
     known = [point for point in found if point.paper is not None]
     if not known:
         return "The paper gives no number for any of these points."
@@ -84,7 +85,11 @@ def verdict(found: list[Point]) -> str:
     for name, chosen in (("SG-B, SG-2B and GC", True), ("SVRG", False)):
         here = [point.within for point in known if (point.method in JUDGED) is chosen]
         words += [f"{sum(map(bool, here))} of {len(here)} points of {name}"] if here else []
-    text = f"Within a factor of 2 of the paper (0.3 in log10): {', '.join(words)}; {SHARE:.0%} are expected."
+    text = f"Within a factor of 2 of the paper (0.3 in log10): {', '.join(words)}"
+    if KINDS[figure[0]][0] == "normalized_variance":
+        text += ". The paper's are raw Monte Carlo ratios (10 draws), which can exceed 1; the exact ratio cannot."
+    else:
+        text += f"; {SHARE:.0%} of SG-B, SG-2B and GC are expected."
     if len(known) < len(found):
         text += f" For the other {len(found) - len(known)} points no number is given."
     return text
