@@ -18,6 +18,7 @@ from gcref.cli.figures import figures
 from gcref.cli.image import image
 from gcref.cli.info import info, warmup
 from gcref.cli.report import report
+from gcref.cli.reproduce import reproduce
 from gcref.cli.rf_sweep import rf_sweep
 from gcref.cli.show import show
 from gcref.cli.stopping import heed_signals, stopped
@@ -39,7 +40,17 @@ class _Commands(click.Group):
             raise
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+COMPLETION = """\b
+Tab completes commands and options after
+  eval "$(_GCREF_COMPLETE=bash_source gcref)"     in ~/.bashrc; zsh_source in ~/.zshrc
+"""
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=COMPLETION,
+)
 @click.version_option(__version__, prog_name="gcref")
 def cli() -> None:
     """How noisy is a mini-batch gradient, exactly, and how much does clustering gradients help?
@@ -49,13 +60,16 @@ def cli() -> None:
     gcref image --dataset digits --out d.h5   an image model, measured while it trains
     gcref figures quick.h5 --out figures      the paper's figures from it
     gcref toy --out toy.gif                   clusters of gradients, seen (Fig. 1)
+    gcref reproduce --figure 4b               a figure of the paper, its numbers beside ours
     gcref cluster traces.h5 --out labels.npz  clusters of any model's gradients
     gcref validate quick.h5                   recompute its numbers from scratch
     gcref report quick.h5 --out quick.html    all of it on one page, to be sent
     """  # noqa: D301, D400
 
 
-for command in (rf_sweep, image, cluster, figures, show, export, validate, report, toy, bench, info, warmup):
+for command in (
+    rf_sweep, image, cluster, figures, reproduce, show, export, report, validate, toy, bench, info, warmup,
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -44,6 +44,7 @@ __all__ = [
     "figure8",
     "figure9",
     "left_out",
+    "panel",
     "undrawable",
 ]
 
@@ -52,14 +53,7 @@ _MOST_ROWS, _MOST_CURVES = 100_000, 100  # more than can be told apart, and draw
 _STATISTICS = ("variance", "normalized_variance")
 _AGGREGATES = ("mean70", "max70")
 _NUMBERS = tuple(f"{s}_{a}" for s in _STATISTICS for a in _AGGREGATES)
-REQUIRED_FIELDS = (
-    "trajectory",
-    "method",
-    "learning_rate",
-    "overparametrization",
-    "duplicate_fraction",
-    *_NUMBERS,
-)
+REQUIRED_FIELDS = ("trajectory", "method", "learning_rate", "overparametrization", "duplicate_fraction", *_NUMBERS)
 
 
 def aggregate(summary: NDArray[Any], statistic: str, aggregate: str, **filters: Any) -> Points:
@@ -164,11 +158,37 @@ def figure8(summary: NDArray[Any], reference: NDArray[Any] | None = None) -> Fig
 
 
 _FIGURES: dict[str, Callable[..., Figure]] = {
-    "Fig. 4": figure4,
-    "Fig. 5": figure5,
-    "Fig. 8": figure8,
-    "Fig. 9": figure9,
-}
+    "Fig. 4": figure4, "Fig. 5": figure5, "Fig. 8": figure8, "Fig. 9": figure9,
+}  # fmt: skip
+KINDS = {  # of the numbers that a figure shows
+    "4": ("variance", "max70"), "5": ("normalized_variance", "max70"), "8": ("variance", "max70"),
+    "9": ("variance", "mean70"),
+}  # fmt: skip
+
+
+def panel(summary: NDArray[Any], name: str, rate: float | None, share: float, paper: bool = True) -> Figure:
+    """Draw a panel of a figure alone, such as "4b".
+
+    Parameters
+    ----------
+    summary : ndarray, structured, with the fields `REQUIRED_FIELDS`
+    name : str
+        The number of one of `KINDS` and a letter.
+    rate : float, optional
+        The learning rate of a panel with a curve for each method; None for one with a curve for each rate.
+    share : float
+        Of duplicates.
+    paper : bool
+        Whether to overlay the paper's own points.
+    """
+    kind, points = KINDS[name[:-1]], reference() if paper else None
+    where: dict[str, Any] = {"duplicate_fraction": share} | ({} if rate is None else {"learning_rate": rate})
+    rows = summary[_matches(summary, where)]
+    if rate is None:
+        return _draw([_rate_panel(rows, points, kind)], f"Fig. {name}", kind)
+    what = f"{100 * share:g} % duplicates" if share else "every method"
+    title = f"({name[-1]}) {what}, learning rate {rate:g}"
+    return _draw([_method_panel(rows, points, title, kind, where)], f"Fig. {name}", kind)
 
 
 def undrawable(summary: NDArray[Any]) -> dict[str, str]:
@@ -321,11 +341,7 @@ def _curve(
 
 
 def _method_panel(
-    summary: NDArray[Any],
-    reference: NDArray[Any] | None,
-    title: str,
-    kind: tuple[str, str],
-    filters: dict[str, Any],
+    summary: NDArray[Any], reference: NDArray[Any] | None, title: str, kind: tuple[str, str], filters: dict[str, Any]
 ) -> Panel:
     """One curve a method; a method keeps its colour, marker and dashes in every panel."""
     curves = []

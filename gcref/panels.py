@@ -211,7 +211,7 @@ def draw(panels: Sequence[Panel], heading: str, y_label: str, log: bool, note: s
             ax.axhline(1.0, color="black", linewidth=0.8)
         draw_panel(ax, panel)
     axes[0].set_ylabel(y_label)
-    figure.suptitle(heading)
+    figure.suptitle(textwrap.fill(heading, 54 * len(panels)))
     below = any(np.any(c.marks().low < limits[0]) for panel in panels for c in panel.curves)
     text = textwrap.fill(_caption(panels, below, note), width=76 * len(panels))
     figure.supxlabel(text, fontsize=8, x=0.01, ha="left")

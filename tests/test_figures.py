@@ -17,6 +17,7 @@ from gcref.figures import (
     figure8,
     figure9,
     left_out,
+    panel,
     undrawable,
 )
 
@@ -346,3 +347,37 @@ class TestDrawAll:
         with pytest.raises(ValueError, match="data for no figure: the file has no trajectory without"):
             draw_all(summary[:0], tmp_path, ("png",))
         assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+class TestPanelsAlone:
+    @pytest.mark.parametrize(
+        ("name", "rate", "share", "whole", "place"),
+        [
+            ("4a", None, 0.0, figure4, 0), ("4b", 0.01, 0.0, figure4, 1), ("4c", 0.1, 0.0, figure4, 2),
+            ("5b", 0.01, 0.0, figure5, 1), ("8c", 0.01, 0.9, figure8, 2), ("9a", None, 0.0, figure9, 0),
+        ],
+    )  # fmt: skip
+    def test_a_panel_is_that_of_its_figure(self, name, rate, share, whole, place):
+        table = study(shares=(0.1, 0.5, 0.9))
+        (alone,) = panel(table, name, rate, share, paper=False).axes
+        there = whole(table).axes[place]
+        assert alone.get_title() == there.get_title()
+        assert legend(alone) == legend(there)
+        shown, expected = points(alone), points(there)
+        assert shown.keys() == expected.keys()
+        assert all(np.array_equal(shown[key], expected[key]) for key in shown)
+
+    def test_its_own_trajectories_are_enough(self):
+        table = study()
+        part = table[table["learning_rate"] == 0.1]
+        (alone,), (there,) = (panel(rows, "4c", 0.1, 0.0).axes for rows in (part, table))
+        assert points(alone).keys() == points(there).keys()
+        assert "paper (digitised)" not in legend(alone)  # the paper has points at 0.01 only
+        assert "paper (digitised)" in legend(panel(table, "4b", 0.01, 0.0).axes[0])
+
+    def test_its_heading_fits(self):
+        figure = panel(study(), "9b", 0.01, 0.0)
+        figure.draw_without_rendering()
+        heading = figure._suptitle
+        assert heading.get_text().startswith("Fig. 9b. Random features: average variance, mean over")
+        assert heading.get_window_extent().width < figure.bbox.width

@@ -41,6 +41,7 @@ def test_help_names_every_command():
         "rf-sweep",
         "image",
         "figures",
+        "reproduce",
         "validate",
         "cluster",
         "show",
