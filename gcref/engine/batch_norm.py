@@ -44,6 +44,7 @@ class BatchNorm2d(Layer):
     def __init__(self, n_channels: int, epsilon: float = 1e-5, momentum: float = 0.1, relu: bool = False) -> None:
         self.n_channels = at_least(n_channels, "n_channels", 1)
         self.epsilon, self.momentum, self.relu = epsilon, momentum, relu
+        self.keeps_output = relu
         self.shapes = ((1, n_channels), (1, n_channels))
         self.running_shapes = (n_channels, n_channels)
 

@@ -27,6 +27,7 @@ class Chain(Layer):
         self.shapes = tuple(shape for layer in self.layers for shape in layer.shapes)
         self.running_shapes = tuple(shape for layer in self.layers for shape in layer.running_shapes)
         self.overwrites_input = _overwrites(self.layers)
+        self.keeps_output = _kept(self.layers)[-1]
         self.batch_statistics = any(layer.batch_statistics for layer in self.layers)
 
     @property
@@ -52,7 +53,9 @@ class Chain(Layer):
 
     def _forward(self, x: Array, weights: Sequence[Array], training: bool) -> tuple[Array, list[Any]]:
         caches = []
-        for layer, own in zip(self.layers, self.split(weights), strict=True):
+        for layer, own, kept in zip(self.layers, self.split(weights), _kept(self.layers)[:-1], strict=True):
+            if kept and layer.overwrites_input:
+                x = x.copy()
             x, cache = layer.forward_training(x, own) if training else layer.forward(x, own)
             caches.append(cache)
         return x, caches
@@ -172,7 +175,7 @@ class Residual(Layer):
         (out, body), (other, shortcut) = of_body, of_shortcut
         if out.shape != other.shape:
             raise ValueError(f"body gives shape {out.shape} but shortcut {other.shape}; {self!r} cannot add them")
-        if self._spares_body:  # a layer that overwrites dout keeps its output
+        if self._spares_body or self.body.keeps_output:
             out = out.copy()
         add(out, np.ascontiguousarray(other))
         return out, (body, shortcut)
@@ -220,6 +223,14 @@ def _overwrites(layers: Sequence[Layer]) -> bool:
         if layer.shapes or layer.overwrites_input:
             return layer.overwrites_input
     return False
+
+
+def _kept(layers: Sequence[Layer]) -> list[bool]:
+    """Tell before each layer, and behind the last, whether x may be kept: a layer without parameters may hand it on."""
+    kept = [False]
+    for layer in layers:
+        kept.append(layer.keeps_output or (kept[-1] and not layer.shapes))
+    return kept
 
 
 def _overwrites_dout(layers: Sequence[Layer]) -> bool:

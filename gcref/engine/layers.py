@@ -27,6 +27,9 @@ class Layer:
     overwrites_input: bool = False
     """Whether `forward` writes its output over x, and `backward` over dout."""
 
+    keeps_output: bool = False
+    """Whether `backward` needs what `forward` returned, so that nobody may write over it."""
+
     running_shapes: tuple[int, ...] = ()
     """The length of each running statistic, which training moves and no gradient does."""
 
@@ -182,6 +185,7 @@ class ReLU(Layer):
     """
 
     overwrites_input = True
+    keeps_output = True
 
     def forward(self, x: Array, weights: Sequence[Array]) -> tuple[Array, Array]:
         """Return max(x, 0), which is its own cache."""

@@ -8,9 +8,9 @@ import pytest
 
 import gcref
 from gcref.engine.batch_norm import BatchNorm2d
-from gcref.engine.chain import Residual
+from gcref.engine.chain import Chain, Residual
 from gcref.engine.convolution import Conv2d
-from gcref.engine.layers import Linear, ReLU
+from gcref.engine.layers import Layer, Linear, ReLU
 from gcref.engine.losses import SoftmaxCrossEntropy
 from gcref.engine.network import Network
 from gcref.engine.pooling import Flatten
@@ -354,3 +354,23 @@ def test_a_relu_in_the_same_pass_is_a_relu_behind(dtype, training):
 def test_a_relu_in_the_same_pass_has_the_gradient_of_differences():
     layers = [Conv2d(2, 3, 3, padding=1), BatchNorm2d(3, relu=True), Flatten(), Linear(36, 3)]
     gcref.check_gradients(Network(layers, SoftmaxCrossEntropy()), *batch())
+
+
+class Doubled(Layer):
+    """Writes over what it is given."""
+
+    overwrites_input = True
+
+    def forward(self, x, weights):
+        x *= 2
+        return x, None
+
+    def backward(self, dout, cache, weights, grads, need_dx):
+        dout *= 2
+        return dout
+
+
+def test_nobody_writes_over_an_output_that_is_kept():
+    normed = [Conv2d(2, 2, 3, padding=1), BatchNorm2d(2, relu=True)]
+    for layers in ([*normed, Doubled()], [Residual(normed)], [*normed, Chain([Flatten(), Doubled()])]):
+        gcref.check_gradients(Network([*layers, Flatten(), Linear(24, 3)], SoftmaxCrossEntropy()), *batch())
