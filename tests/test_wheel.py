@@ -19,6 +19,9 @@ NOT_PYTHON = {
     "gcref/py.typed",
     "gcref/data/digits.npz",
     "gcref/data/rf_variance.csv",
+    "gcref/report/page.css",
+    "gcref/report/page.html.jinja",
+    "gcref/report/page.js",
     "gcref/validation/benchmarks/baseline.json",
 }
 
