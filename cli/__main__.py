@@ -19,7 +19,7 @@ _codes: list[int] = []
 def _leave() -> None:
     if _codes:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         os._exit(_codes[0])
 

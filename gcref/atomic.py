@@ -1,5 +1,6 @@
 """Files that are whole or absent, and one run at a time for each."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -70,6 +71,9 @@ def reserve(path: Path, n_bytes: int) -> None:
     try:
         with open(probe, "wb") as handle:
             os.posix_fallocate(handle.fileno(), 0, n_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot tell
+            raise
     finally:
         probe.unlink(missing_ok=True)
 

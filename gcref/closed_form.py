@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gcref.engine.algebra import add_moments, add_total, sq_norms
 from gcref.engine.network import Network
 from gcref.engine.trace import Trace
-from gcref.estimators import Data, Estimator, Stratum, chunks
+from gcref.estimators import SVRG, Data, Estimator, Stratum, chunks
 from gcref.executor import in_order, share
 from gcref.kernels.elementwise import fold_total
 from gcref.kernels.moments import add_moments as add_gradient_moments
@@ -29,10 +29,9 @@ PIECE = 4096  # examples that are summed in one go: enough for the merging of d 
 # where Σ_j V_j is less than that of Σ_j E[g_j²], more than three of float32's seven: centre first.
 CANCELLATION = 1e-6
 CANCELLATION_FLOAT32 = 1e-3
-# The mean of g_i − g̃_i as a difference of means is off by some roundings of them, which is 1e-4 of the root of these
-# shares of E‖g‖² in float64 and float32.
-SMALL = 1e-20
-SMALL_FLOAT32 = 1e-5
+# The mean of g_i − g̃_i, as a difference of means, is off by some roundings of ‖g‖: of the variance, by no more than
+DROWNED = 1e-9
+DROWNED_FLOAT32 = 1e-3
 # Below a share of RESOLUTION of float64 no digit is left even then: duplicates have variance 0.
 RESOLUTION = (16 * np.finfo(np.float64).eps) ** 2
 _AT_ONCE = 1 << 20  # numbers of explicit gradients formed at once by a centred pass
@@ -142,27 +141,29 @@ class _Pass:
     n_examples: int
     apart: dict[str, Estimator]
     kind: type[Moments]
+    known: frozenset[str]
 
 
-def _of_contributions(kind: type[Moments], d: int, estimator: Estimator) -> Moments:
-    """Return empty sums for what an estimator has of each example."""
-    return NormsAlone() if kind is Norms and hasattr(estimator, "gradient_") else kind(d)
+def _of_contributions(kind: type[Moments], d: int, apart: dict[str, Estimator], known: frozenset[str]) -> dict:
+    """Return empty sums for what each estimator has of an example, without the mean where that is known."""
+    return {name: NormsAlone() if name in known else kind(d) for name in apart}
 
 
 class _Sums:
     """What a piece adds up to: moments of g_i and of what others contribute; of whole strata their variance, too."""
 
-    def __init__(self, kind: type[Moments], d: int, apart: dict[str, Estimator], whole: bool) -> None:
-        self.everything = kind(d)
-        self.coordinates = np.zeros(len(self.everything.squares) if whole else 0)
-        self.apart = {name: _of_contributions(kind, d, estimator) for name, estimator in apart.items()}
+    def __init__(self, whole: _Pass, in_strata: bool) -> None:
+        d = whole.net.n_parameters
+        self.everything = whole.kind(d)
+        self.coordinates = np.zeros(len(self.everything.squares) if in_strata else 0)
+        self.apart = _of_contributions(whole.kind, d, whole.apart, whole.known)
         self.lost = np.zeros(3)  # Σ_j V_j, Σ_j E[g_j²], and how many coordinates have lost their digits
 
 
 def _sum(whole: _Pass, piece: Piece) -> _Sums:
     """Sum over the examples of a piece."""
     net, ds = whole.net, whole.ds
-    out = _Sums(whole.kind, net.n_parameters, whole.apart, piece.whole)
+    out = _Sums(whole, piece.whole)
     own = whole.kind(net.n_parameters) if piece.whole else out.everything
     for stratum in piece.strata:
         for traces, x, y in chunks(net, ds, stratum.indices):
@@ -219,11 +220,12 @@ class ClosedForm:
         d, n = net.n_parameters, len(ds.y)
         self.everything = kind(d)
         self.coordinates = np.zeros_like(self.everything.squares)
-        self.apart = {name: _of_contributions(kind, d, estimator) for name, estimator in apart.items()}
+        known = frozenset(name for name, e in apart.items() if kind is Norms and type(e) is SVRG and e.prepared_on(ds))
+        self.apart = _of_contributions(kind, d, apart, known)
         own = self.everything if len(strata) == 1 else kind(d)
         lost = np.zeros(3)
         plan = pieces(strata)
-        context = share(executor, _Pass(net, ds, n, apart, kind))
+        context = share(executor, _Pass(net, ds, n, apart, kind, known))
         for piece, sums in zip(plan, in_order(executor, _sum, context, plan), strict=True):
             for name, moments in sums.apart.items():
                 self.apart[name].merge(moments)
@@ -263,7 +265,7 @@ class ClosedForm:
         second = moments.squares / moments.n
         out = np.maximum(second - self._of_kind(self._mean(moments, name) ** 2), 0.0)
         lost = self._cancels(out.sum(), second.sum(), float(np.count_nonzero(out < CANCELLATION * second)))
-        if lost or self._drowns(moments):
+        if lost or self._drowns(moments, float(second[0]), float(out[0])):
             out = self._of_kind(self._centered_anew(moments, name))
         by_coordinate = len(out) == self.net.n_parameters
         return self._without_rounding(out, second) if name is not None and by_coordinate else out
@@ -275,10 +277,13 @@ class ClosedForm:
             return np.asarray(self.everything.total / moments.n - estimator.gradient_)
         return moments.total / moments.n
 
-    def _drowns(self, moments: Moments) -> bool:
-        """Tell whether differences are so small beside the gradients that rounding drowns their mean."""
-        least = SMALL if self.net.dtype == np.float64 else SMALL_FLOAT32
-        return isinstance(moments, NormsAlone) and bool(moments.squares[0] < least * self.everything.squares[0])
+    def _drowns(self, moments: Moments, second: float, variance: float) -> bool:
+        """Tell whether the mean of differences, as a difference of means, is off by too much of their variance."""
+        if not isinstance(moments, NormsAlone):
+            return False
+        resolution = 4.0 * float(np.finfo(self.net.dtype).eps)
+        off = resolution * (second * float(self.everything.squares[0]) / moments.n) ** 0.5
+        return off > (DROWNED if self.net.dtype == np.float64 else DROWNED_FLOAT32) * variance
 
     def _centered_anew(self, moments: Moments, name: str | None) -> Vector:
         """Return the same coordinate by coordinate, from another pass in which nothing cancels."""

@@ -4,7 +4,9 @@ All are unbiased, and all are one thing to `gcref.variance`: strata of examples,
 drawn, and a gradient that example i contributes when it is drawn. `gcref.sampling` makes the draws from clusters.
 """
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -169,15 +171,26 @@ class SVRG(MiniBatch):
     theta_: Array
     gradient_: Array
     running_: Array
+    _prepared_on: Callable[[], object] | None
 
     def prepare(self, net: Network, ds: Data) -> "SVRG":
         """Copy θ and the full gradient there, by one pass over the data. Returns self."""
         self._check(ds)
-        return self.resume(net.copy(), full_gradient(net, ds))
+        self.resume(net.copy(), full_gradient(net, ds))
+        with suppress(TypeError):  # not every object can be referred to weakly
+            self._prepared_on = weakref.ref(ds)
+        return self
+
+    def prepared_on(self, ds: Data) -> bool:
+        """Tell whether `gradient_` is known to be that of these data: not after `resume`, or in a copy."""
+        return self._prepared_on is not None and self._prepared_on() is ds
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_prepared_on": None}
 
     def resume(self, reference: Network, gradient: Array) -> "SVRG":
         """Take up a snapshot made before: the network as it was, and the full gradient there. Returns self."""
-        self._reference = reference
+        self._reference, self._prepared_on = reference, None
         self.theta_, self.gradient_, self.running_ = reference.theta, gradient, reference.running
         return self
 

@@ -1,5 +1,6 @@
 """Several estimators from the passes that they share, for networks of every kind."""
 
+import copy
 import functools
 import itertools
 
@@ -13,6 +14,7 @@ import gcref.estimators
 from estimator_cases import MODELS, SEVERAL, N, explicit, full_gradient, magnitudes, prepare_several
 from gcref.data import Dataset
 from gcref.engine.network import Network
+from gcref.engine.trace import Trace
 from gcref.validation import enumeration
 
 EVERY_MODEL = pytest.mark.parametrize("model", MODELS)
@@ -80,6 +82,37 @@ def test_an_average_that_cancels_is_centered(model, dtype):
     for name in estimators:
         assert whole[name].average > 0
         assert alone[name].average == pytest.approx(whole[name].average, rel=1e-9 if dtype == "float64" else 1e-4)
+
+
+class Halved(gcref.SVRG):
+    """Half of the control variate's differences."""
+
+    def contribution(self, traces, x, y):
+        return [Trace(t.A, t.D / 2) for t in super().contribution(traces, x, y)]
+
+
+def test_the_mean_of_differences_is_taken_as_known_only_where_it_is():
+    net, ds = enumeration.draw(N, MODELS["MLP"], 0)
+    other = enumeration.draw(N, MODELS["MLP"], 5)[1]
+    made = {"own": gcref.SVRG(3).prepare(net, ds), "other": gcref.SVRG(3).prepare(net, other)}
+    made |= {"copied": copy.deepcopy(made["own"]), "halved": Halved(3).prepare(net, ds)}
+    made["resumed"] = gcref.SVRG(3).resume(net.copy(), np.zeros(net.n_parameters))
+    net.theta += 0.3 * np.random.default_rng(0).standard_normal(net.n_parameters)
+    assert [made[name].prepared_on(ds) for name in made] == [True, False, False, True, False]
+    whole, alone = (gcref.variances(made, net, ds, normalized=each) for each in (True, False))
+    for name in made:
+        assert alone[name].average == pytest.approx(whole[name].average, rel=1e-9)
+
+
+@DTYPES
+@pytest.mark.parametrize("step", [1e-2, 1e-4, 1e-6, 1e-8])
+def test_small_differences_keep_their_variance(dtype, step):
+    net, ds, _ = problem("MLP", dtype)
+    net = net.copy(dtype)
+    svrg = gcref.SVRG(3).prepare(net, ds)
+    net.theta += (step * np.random.default_rng(0).standard_normal(net.n_parameters)).astype(dtype)
+    whole, alone = (gcref.variances({"": svrg}, net, ds, normalized=each)[""] for each in (True, False))
+    assert alone.average == pytest.approx(whole.average, rel=1e-8 if dtype == "float64" else 3e-3)
 
 
 def test_duplicates_have_no_average_variance():

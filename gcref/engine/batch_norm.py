@@ -110,11 +110,12 @@ class BatchNorm2d(Layer):
             grads[0][0], grads[1][0] = against, total
         if not need_dx:
             return None
-        slope = offset = np.zeros(self.n_channels)
-        if training:
-            n = x.size // self.n_channels
-            slope = -factor * inverse * against / n
-            offset = -factor * total / n - slope * mean
+        if not training:
+            nothing = np.zeros(self.n_channels, x.dtype)
+            return elementwise.two_term_affine(dout, dout, factor.astype(x.dtype), nothing, nothing, gate)
+        n = x.size // self.n_channels
+        slope = -factor * inverse * against / n
+        offset = -factor * total / n - slope * mean
         factor, slope, offset = (v.astype(x.dtype) for v in (factor, slope, offset))
         return elementwise.two_term_affine(dout, x, factor, slope, offset, gate)
 

@@ -46,14 +46,15 @@ class _Store:
                 self.free.setdefault(loan.block.nbytes, []).append(loan.block)
         if self.free.get(n_bytes):
             return self.free[n_bytes].pop()
-        if self.n_bytes + n_bytes > MOST:
+        if self.n_bytes + n_bytes > MOST >= n_bytes:
             gone = sum(size * len(blocks) for size, blocks in self.free.items())
             self.free.clear()
             self.n_bytes -= gone
         if self.n_bytes + n_bytes > MOST:
             return None
+        block = _fresh(n_bytes)
         self.n_bytes += n_bytes
-        return _fresh(n_bytes)
+        return block
 
     def lend(self, block: memoryview, dtype: DTypeLike) -> np.ndarray:
         """Return an array on a block, which comes back when neither the array nor a view of it is held."""
@@ -71,11 +72,14 @@ _store = _Store()
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """Return an array as ``numpy.empty`` does; once neither it nor a view of it is held, its memory is used again."""
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    if n_bytes >= SMALLEST:
-        with _store.lock:
+    # Nobody waits for the lock: it may be this thread's own, in a signal's handler, or one that a fork has left behind.
+    if n_bytes >= SMALLEST and _store.lock.acquire(blocking=False):
+        try:
             block = _store.block(n_bytes)
             if block is not None:
                 return _store.lend(block, dtype).reshape(shape)
+        finally:
+            _store.lock.release()
     return np.empty(shape, dtype)
 
 

@@ -10,7 +10,7 @@ from gcref.kernels.cpu import chunked
 from gcref.kernels.elementwise import accumulate_scaled
 from gcref.kernels.jit import fast_jit
 
-_SAFE = 2.0**-25, 2.0**20  # what columns of A and D may reach without their squares' products leaving float32
+_SAFE = 2.0**-12, 2.0**20  # what columns of A and D may reach without their squares' products leaving float32
 
 
 def second_moment(

@@ -136,3 +136,18 @@ def test_no_interrupt_is_lost_where_an_array_goes():
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""  # Python would say "Exception ignored"
     assert int(done.stdout) > 20
+
+
+def test_memory_that_cannot_be_had_is_not_counted(monkeypatch):
+    def none(n_bytes):
+        raise MemoryError
+
+    monkeypatch.setattr(memory, "_fresh", none)
+    with pytest.raises(MemoryError):
+        memory.empty(SHAPE, "float64")
+    assert memory._store.n_bytes == 0
+
+
+def test_nobody_waits_for_a_lock_that_is_never_given_back():
+    with memory._store.lock:
+        assert memory.empty(SHAPE, "float64").base is None
