@@ -27,7 +27,7 @@ def completed(words, place):
 
 def test_commands_and_options():
     assert completed("gcref ", 1) == list(cli.list_commands(None))
-    assert completed("gcref re", 1) == ["reproduce"]
+    assert completed("gcref re", 1) == ["report", "reproduce"]
     assert set(completed("gcref image --pre", 2)) == {"--preset", "--precision"}
     assert completed("gcref image --preset ci", 3) == ["cifar10", "cifar100"]
 
