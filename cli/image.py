@@ -164,12 +164,12 @@ def _run(run: Any, out: Path, data_dir: str | None, cluster: Callable, command: 
     if not ran:
         click.echo(f"{out} is finished already: {run.id}, nothing to do.")
         return
-    end = print_table(out)
+    end = _print_table(out)
     click.echo(f"{out}: {end} in {time.monotonic() - start:.0f} s. Next:")
     click.echo(f"  gcref figures {shlex.quote(str(out))} --out figures")
 
 
-def print_table(out: Path) -> str:
+def _print_table(out: Path) -> str:
     """Print loss, accuracy and variances at ten or so of the measuring points; say how far the run came."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gcref.clustering.sketches import Sketches
+from gcref.clustering.sketches import Sketches, read_archive
 from gcref.store import StoreError, doubts
 from gcref.tables import KINDS, Results, Trajectory, course, group_by, read_results
 from gcref.trace_files import TraceFile, TraceFileError
@@ -94,14 +94,7 @@ def _of_traces(traces: TraceFile) -> dict[str, Any]:
 
 def _of_labels(path: Path) -> dict[str, Any]:
     """Describe what ``gcref cluster`` writes."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.zip.infolist()):
-                raise ValueError("its arrays are compressed, so that they could be of any size")
-            arrays = {name: archive[name] for name in _LABELS}
-    except Exception as error:  # zipfile and NumPy fail in many ways on bytes that are not what they seem
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} does not hold the labels of clusters: {reason}") from None
+    arrays = read_archive(path, _LABELS, "the labels of clusters")
     if not _are_labels(arrays):
         raise ValueError(f"{path} holds arrays of other types or shapes than the labels of clusters have")
     sizes, objective = arrays["sizes"], arrays["objective"]

@@ -1,7 +1,7 @@
 """Sketches of per-example gradients: a few numbers each, whose inner products are unbiased for the gradients'."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ class Sketches:
         ValueError
             If it is not such a file.
         """
-        arrays = _read_archive(path)
+        arrays = _read_sketches(path)
         values, blocks, seed = arrays["sketches"], arrays["blocks"], arrays["seed"]
         if values.dtype != np.float64 or blocks.dtype.kind != "i" or blocks.shape[1:] != (3,) or seed.dtype.kind != "i":
             raise ValueError(f"{path} holds arrays of other types or shapes than sketches have")
@@ -237,8 +237,8 @@ def _check_finite(values: np.ndarray, before: int) -> None:
         )
 
 
-def _read_archive(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a saved file."""
+def read_archive(path: str | Path, names: Iterable[str], what: str) -> dict[str, np.ndarray]:
+    """Return these arrays of a stranger's .npz archive; ValueError if it does not hold `what`."""
     if Path(path).exists() and not Path(path).is_file():
         raise ValueError(f"{path} is not a file")
     with Path(path).open("rb") as file:
@@ -246,10 +246,15 @@ def _read_archive(path: str | Path) -> dict[str, np.ndarray]:
             with np.load(file, allow_pickle=False) as archive:
                 if any(info.compress_type != zipfile.ZIP_STORED for info in archive.zip.infolist()):
                     raise ValueError("its arrays are compressed, so that they could be of any size")
-                arrays = {name: archive[name] for name in _FIELDS}
+                return {name: archive[name] for name in names}
         except Exception as error:  # zipfile and NumPy fail in many ways on bytes that are not what they seem
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{path} does not hold sketches: {reason}") from None
+            raise ValueError(f"{path} does not hold {what}: {reason}") from None
+
+
+def _read_sketches(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a saved file."""
+    arrays = read_archive(path, _FIELDS, "sketches")
     if any(getattr(arrays[name], "ndim", None) != ndim for name, ndim in _FIELDS.items()):
         raise ValueError(f"{path} holds arrays of other types or shapes than sketches have")
     return arrays

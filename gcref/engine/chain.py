@@ -27,7 +27,7 @@ class Chain(Layer):
         self.shapes = tuple(shape for layer in self.layers for shape in layer.shapes)
         self.running_shapes = tuple(shape for layer in self.layers for shape in layer.running_shapes)
         self.overwrites_input = _overwrites(self.layers)
-        self.keeps_output = _kept(self.layers)[-1]
+        *self._kept, self.keeps_output = _kept(self.layers)
         self.batch_statistics = any(layer.batch_statistics for layer in self.layers)
 
     @property
@@ -53,7 +53,7 @@ class Chain(Layer):
 
     def _forward(self, x: Array, weights: Sequence[Array], training: bool) -> tuple[Array, list[Any]]:
         caches = []
-        for layer, own, kept in zip(self.layers, self.split(weights), _kept(self.layers)[:-1], strict=True):
+        for layer, own, kept in zip(self.layers, self.split(weights), self._kept, strict=True):
             if kept and layer.overwrites_input:
                 x = x.copy()
             x, cache = layer.forward_training(x, own) if training else layer.forward(x, own)
