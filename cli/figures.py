@@ -1,5 +1,6 @@
 """``gcref figures``: draw the paper's figures from results files."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +28,10 @@ def figures(
 ) -> None:
     """Draw the paper's figures from RESULTS, files of the studies.
 
-    Figs. 4, 5, 8 and 9 come from the summary of a random-features file (rf-sweep), one at most; Figs. 3, 6 and 7 from
-    any number of image runs (image): a column of Fig. 3 for each plain run; Fig. 6 where there are runs with label
-    smoothing or corruption, Fig. 7 where there are runs with duplicates, each beside those without of the same data
-    set and model.
+    Figs. 4, 5, 8 and 9 come from random-features files (rf-sweep), each from one of them, such as Fig. 8 from one with
+    duplicates and the others from one without; Figs. 3, 6 and 7 from any number of image runs (image): a column of
+    Fig. 3 for each plain run; Fig. 6 where there are runs with label smoothing or corruption, Fig. 7 where there are
+    runs with duplicates, each beside those without of the same data set and model.
 
     A figure the files have no data for (Fig. 8, without duplicates) is skipped with a line that says why.
     DIR is made if its parent exists.
@@ -40,6 +41,7 @@ def figures(
       gcref figures results.h5 --out figures
       gcref figures results.h5 --out figures --format pdf --no-paper
       gcref figures results.h5 --out figures --overwrite
+      gcref figures results.h5 duplicates.h5 --out both
       gcref figures plain.h5 smooth.h5 corrupt.h5 duplicates.h5 --out figures --window 9
     """  # noqa: D301
     from gcref.panels import save
@@ -73,22 +75,15 @@ def _plan(
 ) -> tuple[dict[str, Callable[[], "Figure"]], dict[str, str]]:
     """Return the figures that the files have data for, with their drawing functions, and the others with the reason."""
     from gcref import figures, image_figures
+    from gcref.figure_plan import check_schema, plan
     from gcref.store import read_config, read_summary
 
+    twice = [path for path, n in Counter(path.resolve() for path in results).items() if n > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} is given twice")
     schemas = {path: read_config(path)["schema"] for path in results}
     for path, schema in schemas.items():
-        if schema not in (figures.SCHEMA, image_figures.SCHEMA):
-            raise ValueError(f"{path} is of a study without figures: config has schema {schema!r}")
-    sweeps = [path for path in results if schemas[path] == figures.SCHEMA]
+        check_schema(path, schema)
+    summaries = {path: read_summary(path) for path in results if schemas[path] == figures.SCHEMA}
     runs = [image_figures.read_run(path) for path in results if schemas[path] == image_figures.SCHEMA]
-    if len(sweeps) > 1:
-        raise ValueError(f"one file of the random-features study at a time, got {' and '.join(map(str, sweeps))}")
-    drawings: dict[str, Callable[[], Figure]] = {}
-    skipped: dict[str, str] = {}
-    if sweeps:
-        summary = read_summary(sweeps[0])
-        drawings, skipped = figures.drawings(summary, paper), figures.undrawable(summary)
-    if runs:
-        drawings |= image_figures.drawings(runs, window)
-        skipped |= image_figures.undrawable(runs)
-    return drawings, skipped
+    return plan(summaries, runs, paper, window)

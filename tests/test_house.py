@@ -26,6 +26,7 @@ HEIGHT = {
     "gcref/estimators": 3,
     "gcref/closed_form": 4,
     "gcref/variance": 4,
+    "gcref/figure_plan": 4,
     "gcref/figures": 4,
     "gcref/image_figures": 4,
     "gcref/image_panels": 4,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from gcref import figures, image_figures
+from gcref import image_figures
+from gcref.figure_plan import check_schema, plan
 from gcref.image_figures import Run, read_run
 from gcref.store import StoreError, doubts, open_results, read_attrs, read_config, read_summary, readable
 
@@ -93,44 +94,14 @@ def read(paths: Sequence[Path]) -> list[Source]:
 def drawings(
     sources: Sequence[Source], paper: bool = True, window: int | None = None
 ) -> tuple[dict[str, Callable[[], Figure]], dict[str, str]]:
-    """Return the figures that the files have data for, with their drawing functions, and the others with the reason.
-
-    Parameters
-    ----------
-    sources : sequence of Source
-    paper : bool
-        Whether to overlay the paper's own points.
-    window : int, optional
-        As `gcref.image_figures.figure3`.
-
-    Raises
-    ------
-    ValueError
-        If two files have data for the same figure of the random-features study, or hold the same image run.
-    """
-    found: dict[str, Callable[[], Figure]] = {}
-    owner: dict[str, Source] = {}
-    skipped: dict[str, str] = {}
-    for source in sources:
-        if source.is_sweep:
-            for name, function in figures.drawings(source.summary, paper).items():
-                if name in found:
-                    raise ValueError(
-                        f"{owner[name].path} and {source.path} both have data for {name}; give one of them"
-                    )
-                found[name], owner[name] = function, source
-            skipped |= figures.undrawable(source.summary)
-    runs = [source.run for source in sources if source.run is not None]
-    if runs:
-        found |= image_figures.drawings(runs, window)
-        skipped |= image_figures.undrawable(runs)
-    return found, {name: reason for name, reason in skipped.items() if name not in found}
+    """Return the figures that the files have data for, and why there are no others; see `gcref.figure_plan.plan`."""
+    summaries = {source.path: source.summary for source in sources if source.is_sweep}
+    return plan(summaries, [source.run for source in sources if source.run is not None], paper, window)
 
 
 def _source(path: Path, label: str) -> Source:
     attrs, config = read_attrs(path), read_config(path)
-    if config["schema"] not in (figures.SCHEMA, image_figures.SCHEMA):
-        raise ValueError(f"{path} is of a study without figures: config has schema {config['schema']!r:.60}")
+    check_schema(path, config["schema"])
     states, seconds = _trajectories(path)
     run, n_examples = None, 0
     last: dict[str, float] = {}

@@ -100,6 +100,13 @@ def test_files_of_both_studies(tmp_path, new):
     assert [line.split(":")[0] for line in result.stderr.splitlines()] == [f"skipped Fig. {n}" for n in (4, 5, 9, 6, 7)]
 
 
+def test_a_sweep_without_and_one_with_duplicates(tmp_path, results, new):
+    result = call(sweep(tmp_path / "copies.h5", share=0.5), results, "--out", new, "--format", "png")
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in new.iterdir()} == {f"figure{n}.png" for n in (4, 5, 8, 9)}
+    assert result.stderr == ""
+
+
 def test_the_window_changes_the_picture(tmp_path):
     run = image(tmp_path / "run.h5")
     with h5py.File(run, "a") as file:
@@ -148,12 +155,14 @@ def test_usage_errors(results, new, args, message):
 
 def test_files_that_do_not_go_together(tmp_path, results, new):
     run, again = image(tmp_path / "run.h5"), image(tmp_path / "again.h5")
+    second = sweep(tmp_path / "second.h5")
     other = write(tmp_path / "toy.h5", {"schema": "toy/1"})
     empty = write(tmp_path / "empty.h5", {"schema": "rf-sweep/1"})
     for paths, message in (
-        ((results, results), f"one file of the random-features study at a time, got {results} and {results}"),
+        ((results, second), f"{results} and {second} both have data for Fig. 4; give one of them"),
+        ((results, run, results), f"{results} is given twice"),
         ((run, results, again), f"{run} and {again} hold the same configuration; give one of them"),
-        ((run, run), f"{run} and {run} hold the same configuration"),
+        ((run, tmp_path / "x" / ".." / "run.h5"), f"{run} is given twice"),
         ((run, other), f"{other} is of a study without figures: config has schema 'toy/1'"),
         ((empty,), "there is data for no figure: the file has no trajectory without duplicates; the file has no"),
         ((), "Missing argument 'RESULTS...'"),
