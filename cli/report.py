@@ -61,6 +61,7 @@ def report(
 
         check(out, overwrite)
         sources = plan(results, paper, window)
+    _refuse_idle(sources, workers, data_dir)
     for source in sources:
         for doubt in source.doubts:
             click.echo(f"warning: {source.path} {doubt}", err=True)
@@ -74,6 +75,15 @@ def report(
     for line in failed:
         click.echo(line, err=True)
     sys.exit(1 if failed else 0)
+
+
+def _refuse_idle(sources: Sequence["Source"], workers: int | None, data_dir: str | None) -> None:
+    """Refuse options of validation that no file is concerned with."""
+    kinds = {source.is_sweep for source in sources}
+    for flag, value, is_sweep in (("--workers", workers, True), ("--data-dir", data_dir, False)):
+        if value is not None and is_sweep not in kinds:
+            kind = "of the random-features study" if is_sweep else "of an image study"
+            raise click.UsageError(f"{flag}={value} has no meaning: no file is {kind}")
 
 
 @contextmanager

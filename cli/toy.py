@@ -66,10 +66,14 @@ def toy(
     if out is not None:
         form = form or _form(out)
         new_file(out, overwrite)
+    elif form is not None:
+        raise click.UsageError(f"--format {form} is for --out FILE; a window needs none")
     _check_step(step, form, n_steps)
     from gcref import toy_figure
     from gcref.studies.toy import separable, train
 
+    if show:
+        _check_window()
     with usage_errors():
         result = train(separable(n_points, noise, seed), n_clusters, learning_rate, n_steps, seed)
     if out is not None and form is not None:
@@ -82,10 +86,7 @@ def toy(
     if out is not None:
         click.echo(f"wrote {out}")
     if show:
-        try:
-            toy_figure.window(result)
-        except RuntimeError as error:
-            raise click.UsageError(f"--show: {error}; --out FILE needs none") from None
+        toy_figure.window(result)
 
 
 def _form(out: Path) -> str:
@@ -105,6 +106,16 @@ def _check_step(step: int | None, form: str | None, n_steps: int) -> None:
         raise click.UsageError(f"--step {step} is for a still; a film and a window show every step")
     if step > n_steps:
         raise click.UsageError(f"--step {step} is beyond --n-steps {n_steps}")
+
+
+def _check_window() -> None:
+    """Refuse to show what nobody could see."""
+    from gcref.toy_figure import check_window
+
+    try:
+        check_window()
+    except RuntimeError as error:
+        raise click.UsageError(f"--show: {error}; --out FILE needs none") from None
 
 
 def _print(result: "Toy") -> None:

@@ -3,6 +3,8 @@
 A still, a film, or a window with a slider, of what `gcref.studies.toy.train` returns.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
@@ -23,7 +25,7 @@ from gcref.engine.trace import Array
 from gcref.panels import FORMATS, check_choice, look
 from gcref.studies.toy import Toy
 
-__all__ = ["FILMS", "MOST_CLUSTERS", "STILLS", "Player", "Scene", "save", "window"]
+__all__ = ["FILMS", "MOST_CLUSTERS", "STILLS", "Player", "Scene", "check_window", "save", "window"]
 
 STILLS, FILMS = tuple(FORMATS), ("gif", "mp4")
 SIZE = (9.0, 5.4)  # inches
@@ -184,6 +186,18 @@ class Player:
             self.step_by(1 if event.key == "right" else -1)
 
 
+def check_window() -> None:
+    """Refuse what `window` would, before there is anything to show.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no display, or matplotlib has no toolkit for windows.
+    """
+    with _window():
+        pass
+
+
 def window(toy: Toy) -> None:
     """Play the film in a window of its own, and return when it is closed.
 
@@ -192,8 +206,19 @@ def window(toy: Toy) -> None:
     ValueError
         If there are too many clusters.
     RuntimeError
-        If there is no display, or matplotlib has no toolkit for windows.
+        As `check_window`.
     """
+    from matplotlib import pyplot
+
+    with _window() as figure:
+        player = Player(toy, figure)
+        pyplot.show()
+        player.timer.stop()
+
+
+@contextmanager
+def _window() -> Iterator[Figure]:
+    """Give the figure of a window that is not shown yet."""
     from matplotlib import pyplot
 
     with context(_RC):
@@ -205,9 +230,7 @@ def window(toy: Toy) -> None:
             if figure.canvas.required_interactive_framework is None:
                 backend = pyplot.get_backend()
                 raise RuntimeError(f"there is no display, or no toolkit for windows (matplotlib has only {backend!r})")
-            player = Player(toy, figure)
-            pyplot.show()
-            player.timer.stop()
+            yield figure
         finally:
             pyplot.close(figure)
 

@@ -161,6 +161,17 @@ def test_options_of_validation_need_it(tmp_path, out, options):
 
 
 @pytest.mark.parametrize(
+    ("make", "option", "kind"),
+    [(image, ("--workers", 2), "of the random-features study"), (sweep, ("--data-dir", "x"), "of an image study")],
+)
+def test_options_of_validation_need_a_file_of_their_study(tmp_path, out, make, option, kind):
+    result = call(make(tmp_path / "file.h5"), "--out", out, "--validate", *option)
+    assert result.exit_code == 2
+    assert f"{option[0]}={option[1]} has no meaning: no file is {kind}" in result.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
     ("files", "message"),
     [
         (["none.h5"], "none.h5: no such file"),

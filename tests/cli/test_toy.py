@@ -60,6 +60,7 @@ def test_a_film_by_name_or_by_format(tmp_path):
         (("--out", "/no/such/toy.png"), "the folder /no/such does not exist"),
         (("--out", "toy.gif", "--step", 1), "--step 1 is for a still"),
         (("--show", "--step", 1), "--step 1 is for a still"),
+        (("--show", "--format", "png"), "--format png is for --out FILE"),
         (("--out", "toy.png", "--step", 31), "--step 31 is beyond --n-steps 30"),
         (("--out", "toy.png", "--n-points", 3), "n_clusters=4, but there are only n_points=3"),
         (("--out", "toy.png", "--n-clusters", 9), "9 is not in the range 1<=x<=8"),
@@ -84,9 +85,12 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     assert out.read_text() == "mine"
 
 
-def test_show_without_a_display():
+@pytest.mark.parametrize("more", [(), ("--out", "toy.png")])
+def test_show_without_a_display(tmp_path, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
     pyplot.switch_backend("agg")
-    result = call("--show", "--n-steps", 0)
+    result = call("--show", "--n-steps", 0, *more)
     assert result.exit_code == 2
     assert "--show: there is no display" in result.stderr
     assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
