@@ -25,7 +25,6 @@ from gcref.cli.workers import dask_cluster, dask_options, refuse_cluster, warnin
 
 DATASETS = ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagefolder"]
 MODELS = ["linear", "mlp", "cnn", "resnet8", "resnet20", "resnet32", "resnet18"]
-FLAGS = ("augment", "skip_broken")
 
 
 def _number(flag: str, kind: type, default: str, text: str) -> Any:
@@ -136,9 +135,24 @@ def image(
             run = ImageRun(**given)
         else:
             run = of_preset(preset or "mnist", given)
+    _refuse_idle(given, run)
     if run.method != "closed-form":
         refuse_cluster(dask, scheduler, run.method)
     _run(run, out, data_dir, partial(dask_cluster, dask, scheduler), command_line(), overwrite)
+
+
+def _refuse_idle(given: dict[str, Any], run: Any) -> None:
+    """Refuse options that were given and that the run has no use for, though a preset may set them for others."""
+    use = {
+        "image_size": ("--dataset imagefolder", run.dataset == "imagefolder"),
+        "skip_broken": ("--dataset imagefolder", run.dataset == "imagefolder"),
+        "hidden": ("--model mlp", run.model == "mlp"),
+        "n_originals": ("--duplicate-fraction", run.duplicate_fraction > 0),
+        "n_estimates": ("--method monte-carlo", run.method == "monte-carlo"),
+    }
+    for name, (needed, there) in use.items():
+        if name in given and not there:
+            raise click.UsageError(f"--{name.replace('_', '-')} has no meaning without {needed}")
 
 
 def _run(run: Any, out: Path, data_dir: str | None, cluster: Callable, command: str, overwrite: bool) -> None:

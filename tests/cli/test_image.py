@@ -139,7 +139,7 @@ def test_milestones_follow_the_iterations(asked, tmp_path):
 
 def test_every_option_reaches_the_library(asked, tmp_path):
     given = {
-        "dataset": "cifar100", "model": "cnn", "width": 3, "norm": "batch", "n_examples": 500,
+        "dataset": "imagefolder", "model": "cnn", "width": 3, "norm": "batch", "n_examples": 500,
         "n_test_examples": 50, "image_size": 17, "label_smoothing": 0.1, "corrupt_fraction": 0.2,
         "duplicate_fraction": 0.3, "n_originals": 7, "batch_size": 11, "learning_rate": 0.5, "momentum": 0.25,
         "weight_decay": 0.125, "milestones": (2, 5), "iterations": 60, "methods": ("gc", "sgb"),
@@ -202,6 +202,11 @@ BAD = [
     (("--precision", "float16"), ("--precision", "float16")),
     (("--snapshots", "some"), ("--snapshots", "some")),
     (("--dataset", "digits", "--augment"), ("augment", "8×8")),
+    (("--image-size", "32"), ("--image-size has no meaning without --dataset imagefolder",)),
+    (("--preset", "cifar10", "--skip-broken"), ("--skip-broken", "--dataset imagefolder")),
+    (("--hidden", "1024,1024", "--model", "cnn"), ("--hidden", "--model mlp")),
+    (("--n-originals", "4"), ("--n-originals", "--duplicate-fraction")),
+    (("--n-estimates", "10"), ("--n-estimates", "--method monte-carlo")),
     (("surplus",), ("surplus",)),
 ]  # fmt: skip
 
