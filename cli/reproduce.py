@@ -64,6 +64,7 @@ def reproduce(
         return
     with usage_errors():
         plan = reproduction.plan(figure.lower(), quick)
+        _refuse_idle(plan, workers, data_dir)
         finished = reproducing.check(plan, out, data_dir, overwrite)
     cost = _cost(plan, n_workers, finished)
     _state(plan, cost, out, as_json)
@@ -84,6 +85,19 @@ def reproduce(
         click.echo(json.dumps(cost | found.as_json(), allow_nan=False))
     else:
         _print(found, plan)
+
+
+def _refuse_idle(plan: "Plan", workers: int | None, data_dir: str | None) -> None:
+    """Refuse options that no run of a figure is concerned with."""
+    from gcref.studies.grid import Sweep
+
+    n_sweeps = sum(isinstance(job.config, Sweep) for job in plan.jobs)
+    for flag, value, used, what in (
+        ("--workers", workers, n_sweeps, "random features"),
+        ("--data-dir", data_dir, len(plan.data_sets), "data files"),
+    ):
+        if value is not None and not used:
+            raise click.UsageError(f"{flag}={value} has no meaning for Fig. {plan.figure}, which needs no {what}")
 
 
 def _run(job: "Job", out: Path, n_workers: int, data_dir: str | None, overwrite: bool) -> None:

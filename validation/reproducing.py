@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcref import data, figures, image_figures, panels, shards, store, toy_figure
+from gcref.data.imagefolder import has_images
+from gcref.data.places import find
 from gcref.store import StoreError
 from gcref.studies import toy
 from gcref.studies.image import run_image
@@ -95,10 +97,20 @@ def check(plan: Plan, out: Path, data_dir: str | None = None, overwrite: bool = 
         raise ValueError(f"{out} already has {', '.join(there)}; give another --out, or --overwrite to replace them")
     finished = {job.name for job in plan.jobs if out.is_dir() and _is_finished(job, out, overwrite)}
     todo = [job.config for job in plan.jobs if job.name not in finished]
+    needed = {config.dataset for config in todo if isinstance(config, ImageRun)}
     for name in plan.data_sets:
-        if any(isinstance(config, ImageRun) and config.dataset == name for config in todo):
-            data.load(name, "train", data_dir)
+        if name in needed:
+            _check_data(name, data_dir)
     return frozenset(finished)
+
+
+def _check_data(name: str, data_dir: str | None) -> None:
+    """Raise if a data set is missing, or damaged; a folder of images is only looked for, as reading it decodes all."""
+    if name == "imagefolder":
+        find(name, data_dir, has_images)
+        return
+    for split in ("train", "test"):
+        data.load(name, split, data_dir)
 
 
 def _is_finished(job: Job, out: Path, overwrite: bool) -> bool:
