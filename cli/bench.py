@@ -1,6 +1,5 @@
 """``gcref bench``: gcref and its peers timed side by side, beside the machine's limits."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gcref.cli.common import WORDS, flatten, usage_errors
+from gcref.cli.common import WORDS, flatten, json_text, new_file, usage_errors
 
 if TYPE_CHECKING:
     from gcref.validation.benchmarks.baseline import Baseline, Comparison
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 SUITES = ("engine", "clustering", "variance", "rf", "table1", "scaling")
 SHIPPED = "the one that comes with gcref"
 STDOUT = "-"
+PLOTTED = {"table1", "scaling"}
 
 
 @click.command(short_help="Time gcref and its peers side by side.")
@@ -84,18 +84,18 @@ def bench(
     """  # noqa: D301
     from gcref.validation.benchmarks import peers as known
 
+    chosen = [s for s in SUITES if s in suites or "all" in suites]
     with usage_errors():
         asked = known.check_names(flatten(peers) or known.PEERS)
         before = _baseline(compare, quick)
-        files = {"--json": json_file, "--write-baseline": write_baseline}
-        for flag, name in files.items():
-            if name is not None and name != STDOUT:
-                _check_file(flag, Path(name), overwrite)
+        _check_files(None if json_file in (None, STDOUT) else Path(json_file), write_baseline, overwrite)
         if write_baseline is not None:
             _baseline(str(write_baseline) if write_baseline.exists() else None, quick)
         if out is not None:
             _check_folder(out, overwrite)
-    report, failure = _run([s for s in SUITES if s in suites or "all" in suites], quick, asked)
+            if not PLOTTED & set(chosen):
+                raise ValueError(f"--out {out} is for the plots of {' and '.join(sorted(PLOTTED))}; none is asked for")
+    report, failure = _run(chosen, quick, asked)
     comparisons = _print(report, before, to_stderr=json_file == STDOUT)
     _write(report, json_file, out, None if failure else write_baseline, overwrite)
     if failure:
@@ -114,16 +114,13 @@ def _baseline(compare: str | None, quick: bool) -> "Baseline | None":
     return baseline.read(None if compare == SHIPPED else Path(compare), quick)
 
 
-def _check_file(flag: str, path: Path, overwrite: bool) -> None:
-    """Refuse a file that could not, or must not, be written."""
-    if path.is_dir():
-        raise ValueError(f"{flag} {path} is a folder; a file name is needed")
-    if not path.parent.is_dir():
-        raise ValueError(f"{flag} {path}: the folder {path.parent} does not exist")
-    if path.exists() and not overwrite:
-        raise ValueError(f"{flag} {path} is already there; give another name, or --overwrite to replace it")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{flag} {path}: the folder {path.parent} cannot be written")
+def _check_files(json_file: Path | None, baseline_file: Path | None, overwrite: bool) -> None:
+    """Refuse files that could not, or must not, be written."""
+    for flag, path in (("--json", json_file), ("--write-baseline", baseline_file)):
+        if path is not None:
+            new_file(path, overwrite, flag=flag)
+    if json_file is not None and baseline_file is not None and json_file.resolve() == baseline_file.resolve():
+        raise ValueError(f"--json and --write-baseline name one file, {json_file}; give two names")
 
 
 def _check_folder(out: Path, overwrite: bool) -> None:
@@ -176,9 +173,9 @@ def _write(
 
     try:
         if json_file == STDOUT:
-            click.echo(json.dumps(report.as_json(), indent=1, ensure_ascii=False))
+            click.echo(json_text(report.as_json(), indent=1))
         elif json_file is not None:
-            _write_text(Path(json_file), json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n")
+            _write_text(Path(json_file), json_text(report.as_json(), indent=1) + "\n")
         if write_baseline is not None:
             _write_text(write_baseline, baseline.updated(write_baseline, report.rows, report.quick))
         if out is not None:

@@ -1,4 +1,4 @@
-"""What several commands need: lists of numbers, and errors that end in exit code 2."""
+"""What several commands need: lists of numbers, JSON, and errors that end in exit code 2."""
 
 import shlex
 import sys
@@ -52,26 +52,35 @@ def flatten(values: tuple[tuple, ...]) -> tuple:
     return tuple(value for group in values for value in group)
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Write lists and dictionaries as JSON, with null where a number is not finite: JSON has no word for it."""
+    import json
+
+    from gcref.contents import finite
+
+    return json.dumps(finite(value), allow_nan=False, indent=indent)
+
+
 def results_file(out: "Path") -> None:
     """Refuse the name of a results file that nobody would know as one; exit code 2."""
     if out.suffix not in {".h5", ".hdf5"}:
         raise click.UsageError(f"--out {out}: the name of a results file ends in .h5 or .hdf5")
 
 
-def new_file(out: "Path", overwrite: bool, source: "Path | None" = None) -> None:
+def new_file(out: "Path", overwrite: bool, source: "Path | None" = None, flag: str = "--out") -> None:
     """Refuse a file that could not, or must not, be written; exit code 2. `source` is the one that is read."""
     import os
 
     if not out.parent.is_dir():
-        raise click.UsageError(f"--out {out}: the folder {out.parent} does not exist")
+        raise click.UsageError(f"{flag} {out}: the folder {out.parent} does not exist")
     if out.is_dir():
-        raise click.UsageError(f"--out {out} is a folder; a file name is needed")
+        raise click.UsageError(f"{flag} {out} is a folder; a file name is needed")
     if source is not None and out.exists() and source.exists() and out.samefile(source):
-        raise click.UsageError(f"--out {out} is the file that is read; give another name")
+        raise click.UsageError(f"{flag} {out} is the file that is read; give another name")
     if out.exists() and not overwrite:
-        raise click.UsageError(f"--out {out} is already there; give another name, or --overwrite to replace it")
+        raise click.UsageError(f"{flag} {out} is already there; give another name, or --overwrite to replace it")
     if not os.access(out.parent, os.W_OK):
-        raise click.UsageError(f"--out {out}: the folder {out.parent} cannot be written")
+        raise click.UsageError(f"{flag} {out}: the folder {out.parent} cannot be written")
 
 
 def command_line() -> str:

@@ -1,12 +1,11 @@
 """``gcref reproduce``: the paper figure by figure, its numbers and sentences beside ours."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gcref.cli.common import command_line, print_whole, usage_errors
+from gcref.cli.common import command_line, json_text, print_whole, usage_errors
 from gcref.cli.progress import progress_on_stderr
 from gcref.cli.stopping import stopped
 from gcref.cli.workers import warnings_in_words
@@ -82,7 +81,7 @@ def reproduce(
         message = f"{str(error) or 'out of memory'}; what is finished is kept, the same command finishes it"
         raise click.ClickException(message) from None
     if as_json:
-        click.echo(json.dumps(cost | found.as_json(), allow_nan=False))
+        click.echo(json_text(cost | found.as_json()))
     else:
         _print(found, plan)
 
@@ -154,7 +153,7 @@ def _list(quick: bool, n_workers: int, as_json: bool) -> None:
 
     costs = [_cost(plan, n_workers) for plan in plans(quick)]
     if as_json:
-        click.echo(json.dumps(costs))
+        click.echo(json_text(costs))
         return
     table = Table(title="The paper's figures" + (", in small" if quick else ""), box=SIMPLE_HEAD)
     for column in ("figure", "shows"):

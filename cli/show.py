@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gcref.cli.common import print_whole, printable, usage_errors
+from gcref.cli.common import json_text, print_whole, printable, usage_errors
 
 BLOCKS, PLAIN = "▁▂▃▄▅▆▇█", "_.-:=+*#"  # the latter where an encoding has no blocks
 WIDTH = 32  # of a sparkline
@@ -37,9 +37,7 @@ def show(file: Path, as_json: bool) -> None:
     with usage_errors():
         found = describe(file)
     if as_json:
-        import json
-
-        click.echo(json.dumps(found, allow_nan=False))
+        click.echo(json_text(found))
         return
     title, facts = {"results": _results, "traces": _traces, "sketches": _sketches, "labels": _labels}[found["kind"]](
         found

@@ -47,7 +47,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise StoreError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{_hint(path)}")
     found = _of_archive(path) if zipfile.is_zipfile(path) else _of_hdf5(path)
-    return _finite({"path": str(path), "bytes": path.stat().st_size, **found})
+    return finite({"path": str(path), "bytes": path.stat().st_size, **found})
 
 
 def _hint(path: Path) -> str:
@@ -152,10 +152,10 @@ def _of_group(group: Sequence[Trajectory], methods: Sequence[str]) -> dict[str, 
     return {"n_trajectories": len(group), "iteration": longest.iteration.tolist(), "series": series}
 
 
-def _finite(value: Any) -> Any:
-    """Replace what JSON has no word for, infinity and NaN, by None, and tuples by lists."""
+def finite(value: Any) -> Any:
+    """Replace what JSON has no word for, infinity and NaN, by None, and tuples by lists, in lists and dictionaries."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -93,6 +93,12 @@ def test_json_on_standard_output_is_alone_there(stubs):
     assert "0.500 [0.450, 0.550]" in result.stderr
 
 
+def test_json_has_no_word_for_infinity(stubs):
+    stubs["engine"].found = [row("fast", float("inf"))]
+    content = json.loads(bench("--suite", "engine", "--json").stdout, parse_constant=pytest.fail)
+    assert content["rows"][0]["ratio"] == {"low": None, "median": None, "high": None}
+
+
 def test_json_in_a_file(stubs, tmp_path):
     path = tmp_path / "bench.json"
     assert bench("--suite", "table1", "--json", path).exit_code == 0
@@ -187,12 +193,17 @@ def test_a_process_that_fails_ends_with_a_sentence(stubs):
         (["--write-baseline", "{tmp}/broken.json"], "--write-baseline {tmp}/broken.json is already there"),
         (["--compare", "{tmp}/broken.json"], "broken.json is not a JSON file"),
         (["--compare", "{tmp}/none.json"], "none.json cannot be read: No such file or directory"),
+        (["--compare", "{tmp}/deep.json"], "deep.json is not a JSON file"),
+        (["--json", "{tmp}/a.json", "--write-baseline", "{tmp}/x/../a.json"], "name one file, {tmp}/a.json; give two"),
+        (["--out", "{tmp}/plots", "--suite", "rf"], "--out {tmp}/plots is for the plots of scaling and table1"),
         (["--out", "{tmp}/broken.json"], "--out {tmp}/broken.json is not a folder"),
         (["--out", "{tmp}/none/plots"], "the folder {tmp}/none does not exist"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_timed(stubs, tmp_path, arguments, told):
     (tmp_path / "broken.json").write_text("{", encoding="utf-8")
+    (tmp_path / "deep.json").write_text("[" * 200_000, encoding="utf-8")
+    (tmp_path / "x").mkdir()
     result = bench(*(argument.format(tmp=tmp_path) for argument in arguments))
     assert result.exit_code == 2, result.output
     assert told.format(tmp=tmp_path) in " ".join(result.stderr.split())

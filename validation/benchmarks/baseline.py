@@ -91,7 +91,7 @@ def _content(path: Path | None, name: str) -> dict[str, Any]:
         content = json.loads(text)
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror or error}") from None
-    except ValueError:  # no UTF-8, or no JSON
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, or nested too deeply
         raise ValueError(f"{name} is not a JSON file") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(f"{name} is no baseline: its schema is not {SCHEMA!r}")
