@@ -53,8 +53,8 @@ def _axis(flag: str, kind: click.ParamType, default: str, text: str, *more: str)
 @click.option(
     "--duplicates", "duplicate_fraction", type=FLOATS, multiple=True, is_flag=False, flag_value=FIGURE_8,
     metavar="[LIST]", show_default="0",
-    help=f"Shares of the training set made of copies of 5 examples. Without a list: Fig. 8 "
-    f"({FIGURE_8} at learning rate 0.01).",
+    help=f"Shares of the training set made of copies of 5 examples; without a list those of Fig. 8, {FIGURE_8}. The "
+    "learning rate is then 0.01, unless it is given or --quick is.",
 )  # fmt: skip
 @_axis("--seed", INTEGERS, "0,1,2", "Seeds: data, teacher, student, batches and clustering all follow from it.")
 @_axis("--methods", WORDS, "sgb,sg2b,svrg,gc", METHODS_HELP)

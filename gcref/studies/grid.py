@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gcref.studies import teacher
 from gcref.studies.methods import METHODS, check_methods
+
+Config = TypeVar("Config")
 
 AXES: dict[str, type] = {
     "learning_rate": float,
@@ -91,18 +93,7 @@ class Sweep:
     @classmethod
     def from_json(cls, text: str) -> "Sweep":
         """Read back what `to_json` wrote; unknown or missing fields are a ValueError."""
-        try:
-            values: Any = json.loads(text)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"config is not JSON: {error}") from None
-        if not isinstance(values, dict) or values.pop("schema", None) != "rf-sweep/1":
-            raise ValueError("config is not that of a random-features sweep (schema rf-sweep/1)")
-        try:
-            if missing := {f.name for f in fields(cls) if f.init} - set(values):
-                raise ValueError(f"config lacks {', '.join(sorted(missing))}")
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"config has wrong fields: {error}") from None
+        return read_config(cls, text, "rf-sweep/1", "a random-features sweep")
 
     def to_json(self) -> str:
         """Everything that determines the numbers, as the file's `config`."""
@@ -147,8 +138,27 @@ class Sweep:
         return iteration % self.refresh_every == 0 and iteration < self.iterations
 
 
-def check_points(iterations: int, measure_every: int) -> None:
-    """Raise if there are more measuring points than anybody looks at."""
+def read_config(cls: type[Config], text: str, schema: str, what: str) -> Config:
+    """Return the configuration of a study, a dataclass, from the JSON of a file; a ValueError says what is wrong."""
+    try:
+        values: Any = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"config is not JSON: {error}") from None
+    if not isinstance(values, dict) or values.pop("schema", None) != schema:
+        raise ValueError(f"config is not that of {what} (schema {schema})")
+    if missing := {f.name for f in fields(cls) if f.init} - set(values):  # type: ignore[arg-type]
+        raise ValueError(f"config lacks {', '.join(sorted(missing))}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"config has wrong fields: {error}") from None
+
+
+def check_points(iterations: int, measure_every: int, refresh_every: int) -> None:
+    """Raise unless everything regular happens at measuring points, which are no more than anybody looks at."""
+    for name, whole in (("iterations", iterations), ("refresh_every", refresh_every)):
+        if whole % measure_every:
+            raise ValueError(f"measure_every={measure_every} must divide {name}={whole}")
     if iterations // measure_every > MOST_POINTS:
         raise ValueError(
             f"measure_every={measure_every} gives {iterations // measure_every} measuring points in "
@@ -209,14 +219,7 @@ def _check_protocol(sweep: Sweep) -> None:
             raise ValueError(f"{name}={getattr(sweep, name)} must be at least 1")
     if not (np.isfinite(sweep.weight_decay) and sweep.weight_decay >= 0):
         raise ValueError(f"weight_decay={sweep.weight_decay} must be 0 or more")
-    for name in ("measure_every", "refresh_every"):
-        whole = sweep.iterations if name == "measure_every" else sweep.refresh_every
-        if whole % sweep.measure_every:
-            raise ValueError(
-                f"measure_every={sweep.measure_every} must divide "
-                f"{'iterations' if name == 'measure_every' else 'refresh_every'}={whole}"
-            )
-    check_points(sweep.iterations, sweep.measure_every)
+    check_points(sweep.iterations, sweep.measure_every, sweep.refresh_every)
     for name, allowed in (
         ("head", ("softmax", "logistic")),
         ("student_init", ("published", "unit", "uniform")),
@@ -225,6 +228,9 @@ def _check_protocol(sweep: Sweep) -> None:
     ):
         if getattr(sweep, name) not in allowed:
             raise ValueError(f"{name}={getattr(sweep, name)!r} must be one of {', '.join(allowed)}")
+    ratio = min(sweep.overparametrization)
+    if teacher.n_train(ratio, sweep.student_hidden) > LARGEST:
+        raise ValueError(f"overparametrization={ratio:g} asks for more than {LARGEST} training examples")
     ratio = max(sweep.overparametrization)
     n = teacher.n_train(ratio, sweep.student_hidden)
     needed = sweep.batch_size * (2 if "sg2b" in sweep.methods else 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gcref.studies.grid import check_points, short, typed
+from gcref.studies.grid import check_points, read_config, short, typed
 from gcref.studies.methods import METHODS, check_methods
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagefolder")
@@ -102,18 +102,7 @@ class ImageRun:
     @classmethod
     def from_json(cls, text: str) -> "ImageRun":
         """Read back what `to_json` wrote; unknown or missing fields are a ValueError."""
-        try:
-            values: Any = json.loads(text)
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"config is not JSON: {error}") from None
-        if not isinstance(values, dict) or values.pop("schema", None) != "image/1":
-            raise ValueError("config is not that of an image study (schema image/1)")
-        if missing := {f.name for f in fields(cls) if f.init} - set(values):
-            raise ValueError(f"config lacks {', '.join(sorted(missing))}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"config has wrong fields: {error}") from None
+        return read_config(cls, text, "image/1", "an image study")
 
     def to_json(self) -> str:
         """Everything that determines the numbers, as the file's `config`."""
@@ -217,10 +206,7 @@ def _check(run: ImageRun) -> None:
 
 def _check_schedule(run: ImageRun) -> None:
     """What happens regularly happens at measuring points; the learning rate drops at increasing iterations."""
-    for name, whole in (("iterations", run.iterations), ("refresh_every", run.refresh_every)):
-        if whole % run.measure_every:
-            raise ValueError(f"measure_every={run.measure_every} must divide {name}={whole}")
-    check_points(run.iterations, run.measure_every)
+    check_points(run.iterations, run.measure_every, run.refresh_every)
     if any(a >= b for a, b in zip((0, *run.milestones), run.milestones, strict=False)):
         raise ValueError(f"milestones={list(run.milestones)} must be increasing iterations above 0")
 

@@ -73,6 +73,8 @@ def test_the_longest_id_fits_the_table():
         ("duplicate_fraction", (0.99,)),
         ("overparametrization", (1001.0,)),
         ("overparametrization", (51.0,)),
+        ("overparametrization", (1e-7,)),
+        ("overparametrization", (1.0, 5e-324)),
         ("methods", ("sgd",)),
         ("methods", ()),
         ("batch_size", 0),
@@ -134,7 +136,7 @@ def test_foreign_configurations_are_refused(change):
         Sweep.from_json(json.dumps(values))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "null", "{}"])
+@pytest.mark.parametrize("text", ["", "[]", "3", "null", "{}", "[" * 200_000, f'{{"seed": {"9" * 5000}}}'])
 def test_no_configuration_at_all_is_refused(text):
     with pytest.raises(ValueError, match=r"config|Expecting"):
         Sweep.from_json(text)

@@ -122,6 +122,7 @@ def altered(**changes):
         ("", "config is not JSON"),
         ("{", "config is not JSON"),
         (None, "config is not JSON"),
+        ("[" * 200_000, "config is not JSON"),
         ("[1]", "not that of an image study"),
         ("{}", "not that of an image study"),
         (altered(schema="rf-sweep/1"), "not that of an image study"),
