@@ -1,9 +1,11 @@
 """Compile every kernel once, so that later runs find it on disk."""
 
-from types import ModuleType
+import importlib
+import pkgutil
 
 import numpy as np
 
+from gcref import kernels
 from gcref.clustering.exact import ExactClustering
 from gcref.clustering.low_rank import GradientClustering
 from gcref.clustering.sketched import SketchedClustering
@@ -12,7 +14,6 @@ from gcref.engine import image_models
 from gcref.engine.optimizer import SGD
 from gcref.engine.trace import Trace
 from gcref.estimators import SVRG, Estimator, Stratified
-from gcref.kernels import cpu, dot, enumerate, moves, random_features
 from gcref.studies.grid import Sweep
 from gcref.studies.random_features import datasets, run_trajectory
 from gcref.variance import variances
@@ -34,14 +35,16 @@ def compile_all() -> int:
 
 
 def compiled() -> dict[str, list]:
-    """Return the argument types each kernel is ready for; private ones are part of those that call them."""
-    modules: tuple[ModuleType, ...] = (cpu, dot, moves, enumerate, random_features)
-    return {
-        f"{module.__name__}.{name}": list(kernel.signatures)
-        for module in modules
+    """Return the argument types each kernel is ready for; one that others call is a part of these."""
+    names = [info.name for info in pkgutil.iter_modules(kernels.__path__) if not info.name.startswith("cuda")]
+    found = {
+        f"{module.__name__}.{name}": kernel
+        for module in (importlib.import_module(f"{kernels.__name__}.{name}") for name in names)
         for name, kernel in sorted(vars(module).items())
-        if hasattr(kernel, "signatures") and kernel.__module__ == module.__name__ and not name.startswith("_")
+        if hasattr(kernel, "signatures") and kernel.__module__ == module.__name__
     }
+    parts = {name for kernel in found.values() for name in kernel.py_func.__code__.co_names}
+    return {name: list(kernel.signatures) for name, kernel in found.items() if name.rsplit(".", 1)[-1] not in parts}
 
 
 def _networks(dtype: np.dtype) -> None:
@@ -58,7 +61,9 @@ def _networks(dtype: np.dtype) -> None:
             "svrg": SVRG(2).prepare(net, ds),
             "gc": Stratified(GradientClustering(2)).prepare(net, ds),
         }
-        variances(estimators, net, ds)
+        for normalized in (True, False):
+            variances(estimators, net, ds, normalized=normalized)
+        np.asarray(net.traces(ds.x, ds.y)[1][0].A)  # patches are made when they are asked for
 
 
 def _sweep() -> None:
@@ -87,6 +92,8 @@ def _clusterers(dtype: np.dtype) -> None:
         A, D = rng.standard_normal((2, 8, positions, 2)).astype(dtype)
         for sizes in ("sequential", "fixed"):
             GradientClustering(2, sizes=sizes, n_iter=2).fit([Trace(A, D)])
+        for rank in (1, 2):
+            GradientClustering(2, center="svd", rank=rank, n_iter=1).fit([Trace(A, D)])
     G = rng.standard_normal((8, 3)).astype(dtype)
     for form in ("explicit", "gram"):
         ExactClustering(2, sizes="sequential", n_iter=2, form=form).fit(G)
@@ -95,9 +102,4 @@ def _clusterers(dtype: np.dtype) -> None:
         traces = [Trace(A, D)]
         sketched = SketchedClustering(4, dim=3, n_candidates=2, n_iter=3).fit(traces)
         sketched.partial_fit(traces)
-    for rank in (1, 2):
-        GradientClustering(2, center="svd", rank=rank, n_iter=1).fit([Trace(A, D)])
     ExactClustering(2, update="enumeration").fit(rng.standard_normal((8, 3)))
-    dot.dot(A[0, 0], A[0, 0])
-    moves.join_cost(1, 1.0, 0.0, 1.0, 0.0)
-    cpu.sq_distance(1.0, 0.0, 1.0)
