@@ -1,5 +1,6 @@
 """The documentation: its code runs, what it quotes is there, nothing public is left out, and the site builds."""
 
+import ast
 import importlib.util
 import inspect
 import re
@@ -59,6 +60,16 @@ def test_code_and_text_fit_the_page(page):
     assert [line for line in code if len(line) > 92] == []
     prose = [line for line in page.read_text(encoding="utf-8").splitlines() if not line.startswith("|")]
     assert [line for line in prose if len(line) > 120] == []
+
+
+def test_what_is_added_takes_ten_to_fifteen_lines():
+    code = "\n".join(block for _, block in pages.code_of(DOCS / "extending.md"))
+    added = [node for node in ast.parse(code).body if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
+    assert [node.name for node in added] == ["Scale", "TakeAll", "NormSlices", "width_study"]
+    for node in added:
+        docstring, lines = node.body[0].lineno, code.splitlines()[node.lineno - 1 : node.end_lineno]
+        n = sum(bool(line.strip()) for line in lines) - (node.body[0].end_lineno - docstring + 1)
+        assert n <= 15, f"{node.name} takes {n} lines"
 
 
 @pytest.mark.parametrize("page", EXECUTED, ids=of)
