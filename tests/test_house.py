@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("gcref", "cli", "validation", "data")
 INSTALLED = {"gcref.cli": "cli", "gcref.validation": "validation", "gcref.data": "data"}
-# A module may import modules of its own height or lower.
+# A module may import modules of its own height, a floor of the drawing, or lower.
 HEIGHT = {
     "gcref/kernels": 0,
     "data": 0,
@@ -70,6 +71,23 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def test_the_drawing_is_of_this_house() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n## The house\n")[1].split("\n## ")[0]
+    drawn, floor = {}, -1
+    for number, names in re.findall(r"^    (\d|(?= ))   ([a-z_5 ]+)$", text, re.MULTILINE):
+        floor = int(number) if number else floor
+        drawn |= dict.fromkeys(names.split(), floor)
+    assert drawn == {key.removeprefix("gcref/"): height for key, height in HEIGHT.items()}
+    table = {name.removesuffix(".py").removeprefix("gcref/") for name in re.findall(r"`([\w./]+)`", text)}
+    assert drawn.keys() <= table
+
+
+def test_every_module_has_a_room() -> None:
+    homeless = [path for path in FILES if room(path.relative_to(ROOT).with_suffix("").as_posix()) is None]
+    assert homeless == [ROOT / "gcref" / "__init__.py"]
+    assert all((ROOT / key).is_dir() or (ROOT / f"{key}.py").is_file() for key in HEIGHT)
+
+
 def test_room_knows_the_house() -> None:
     assert room("gcref.clustering.exact") == "gcref/clustering"
     assert room("gcref.cli.rf_sweep") == "cli"
@@ -78,7 +96,7 @@ def test_room_knows_the_house() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_room_imports_only_rooms_to_its_left(path: Path) -> None:
+def test_a_room_imports_no_room_above(path: Path) -> None:
     here = room(path.relative_to(ROOT).with_suffix("").as_posix())
     for module in imports(path):
         there = room(module)
