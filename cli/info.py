@@ -17,6 +17,7 @@ PACKAGES = (
     "click",
     "rich",
     "jinja2",
+    "pillow",
     "scikit-learn",
     "torch",
     "numba-cuda",

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gcref.cores import n_cores
 from gcref.data.decode import N_CHANNELS, decode_into
 from gcref.data.places import DataError, cache_home
 
@@ -135,7 +136,7 @@ def _decode_all(pixels: Path, paths: list[str], size: int) -> Iterator[list[int]
         return
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(min(_n_cores(), len(starts)), context, _ignore_interrupts) as pool:
+        with ProcessPoolExecutor(min(n_cores(), len(starts)), context, _ignore_interrupts) as pool:
             yield from pool.map(decode_into, *tasks)
     except BrokenProcessPool:
         raise RuntimeError(
@@ -147,11 +148,6 @@ def _decode_all(pixels: Path, paths: list[str], size: int) -> Iterator[list[int]
 def _ignore_interrupts() -> None:
     """Leave Ctrl-C to the process that waits for this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _n_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _read(cache: Path, listing: Listing, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

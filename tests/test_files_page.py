@@ -1,5 +1,6 @@
 """docs/files.md names everything that the files hold, and nothing of a results file that is not there."""
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,12 @@ from gcref.studies.grid import Sweep
 from gcref.studies.image_run import ImageRun
 from gcref.tables import HYPER_PARAMETERS, read_results, tidy
 from gcref.trace_files import write_traces
+from gcref.validation.benchmarks.alternating import Quartiles
+from gcref.validation.benchmarks.baseline import updated
+from gcref.validation.benchmarks.limits import Limits
+from gcref.validation.benchmarks.rows import Row, against_seconds
+from gcref.validation.benchmarks.slopes import Slope
+from gcref.validation.benchmarks.suites import Report
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "files.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, flags=re.M | re.S))
@@ -79,6 +86,19 @@ def test_every_array_of_the_archives(tmp_path):
             assert len(file.files) >= 3
             for array in file.files:
                 assert f"`{array}`" in SECTIONS[section], array
+
+
+def test_every_key_of_timings():
+    text = SECTIONS["Timings"]
+    rates = Limits({"float32": 1.0, "float64": 1.0}, 1.0, 1)
+    report = Report([], False, {}, rates)
+    row = Row("a", "b", "c", against_seconds(Quartiles(1.0, 1.0, 1.0), 1.0))
+    slope = Slope("a", "b", "c", (1, 2), (1.0, 2.0), "s", None, "")
+    written = json.loads(updated(Path("none.json"), [row], quick=False))
+    for key in (*report.as_json(), *row.as_json(rates), *slope.as_json(), *Quartiles._fields, *written):
+        assert f"`{key}`" in text, key
+    for schema in (report.as_json()["schema"], written["schema"]):
+        assert f"`{schema}`" in text
 
 
 def test_every_section_is_in_the_list():

@@ -2,12 +2,14 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from click.testing import CliRunner
 
 import gcref
 from gcref.cli import cli, main
+from gcref.cli.info import PACKAGES
 from gcref.cores import THREAD_VARIABLES, n_cores
 
 HEAVY = ("numpy", "numba", "scipy", "h5py", "matplotlib", "rich", "jinja2", "torch", "multiprocessing")
@@ -93,6 +95,12 @@ def test_info():
         "data",
     }
     assert rows <= set(lines)
+
+
+def test_info_names_every_dependency():
+    needed = {re.match(r"[\w-]+", line)[0].lower() for line in metadata.requires("gcref") if "extra ==" not in line}
+    assert len(needed) > 7
+    assert needed <= set(PACKAGES)
 
 
 def test_info_names_the_thread_variables_that_are_set(monkeypatch):
