@@ -60,6 +60,8 @@ def report(
         from gcref.report import Supplied, check, plan, render, save
 
         check(out, overwrite)
+        if out.exists() and any(path.exists() and out.samefile(path) for path in results):
+            raise ValueError(f"--out {out} is a file that is read; give another name")
         sources = plan(results, paper, window)
     _refuse_idle(sources, workers, data_dir)
     for source in sources:

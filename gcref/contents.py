@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gcref.clustering.sketches import Sketches, read_archive
-from gcref.store import StoreError, doubts
+from gcref.store import StoreError, doubts, parts_of
 from gcref.tables import KINDS, Results, Trajectory, course, group_by, read_results
 from gcref.trace_files import TraceFile, TraceFileError
 
@@ -52,8 +52,10 @@ def describe(path: Path | str) -> dict[str, Any]:
 
 def _hint(path: Path) -> str:
     """Say where the parts of an unfinished run are, if there are any."""
-    parts = path.with_name(path.name + ".parts")
-    n = len(list(parts.glob("*.h5"))) if path.name and parts.is_dir() else 0
+    if not path.name:  # such as the folder "."
+        return ""
+    parts = parts_of(path)
+    n = len(list(parts.glob("*.h5")))
     return f"; an unfinished run left {n} parts in {parts}: the same command finishes it" if n else ""
 
 

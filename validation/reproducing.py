@@ -144,7 +144,7 @@ def outcome(plan: Plan, out: Path, overwrite: bool = False) -> Outcome:
         If a file cannot be read, drawn or written.
     """
     if plan.figure == "1":
-        return _toy(plan, out, overwrite)
+        return _toy(plan, out)
     paths = [results(job, out) for job in plan.jobs]
     if plan.figure[0] in "367":
         return _images(plan, paths, out, overwrite)
@@ -163,7 +163,7 @@ def _draw(name: str, summary: Any) -> "Figure":
     return figures.panel(summary, name, RATES.get(letter), 0.0)
 
 
-def _toy(plan: Plan, out: Path, overwrite: bool) -> Outcome:
+def _toy(plan: Plan, out: Path) -> Outcome:
     """Train the toy with the seed and the size that ``gcref toy`` has."""
     found = toy.train(toy.separable(**TOY))  # type: ignore[arg-type]
     files = pictures(plan, out)

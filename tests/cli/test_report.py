@@ -152,6 +152,15 @@ def test_names_that_are_refused(tmp_path, name, message):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.html", "run.h5"]
 
 
+def test_a_file_that_is_read_is_not_replaced(tmp_path):
+    path = image(tmp_path / "run.html")
+    before = path.read_bytes()
+    result = call(path, "--out", tmp_path / "run.html", "--overwrite")
+    assert result.exit_code == 2
+    assert "run.html is a file that is read; give another name" in result.stderr
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("options", [("--workers", 2), ("--data-dir", "x")])
 def test_options_of_validation_need_it(tmp_path, out, options):
     result = call(image(tmp_path / "run.h5"), "--out", out, *options)

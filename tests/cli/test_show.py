@@ -99,6 +99,13 @@ def test_an_unfinished_run(tmp_path):
     assert "no such file; an unfinished run left 4 parts in" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_folder_without_a_name(name):
+    result = call(name)
+    assert result.exit_code == 2
+    assert "is a folder" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["traces.h5", "traces.npz"])
 def test_traces(folder, name):
     result = call(folder / name)
