@@ -102,7 +102,7 @@ def cluster(
     if out.suffix != ".npz":
         raise click.UsageError(f"--out {out}: the name of a file of labels ends in .npz")
     new_file(out, overwrite, traces)
-    if method != "sketched":
+    if not method.startswith("sketched"):
         refuse_cluster(dask, scheduler, method)
     with usage_errors():
         fit = _clusterer(clusterer, method, n_clusters, n_iter, seed, {"dim": dim, "drift": drift})

@@ -1,9 +1,9 @@
 """Moments of the gradients of a network over its training set, cluster by cluster, in float64.
 
-Two sources of them, neither of which shares a line with the code that measured. `written_out` forms the gradient of
-every example by plain backpropagation of that example alone. Where that would take too long, `by_closed_forms` takes A
-and D of every layer and forms sums of squares by Σ_i g_i∘g_i = (A∘A)ᵀ(D∘D) at one position and from Σ_t A_it D_itᵀ at
-several; the gradients of a few random examples written out then vouch for A and D.
+Two sources of them, which share the network's passes with the code that measured, and nothing else. `written_out` forms
+the gradient of every example by plain backpropagation of that example alone. Where that would take too long,
+`by_closed_forms` takes A and D of every layer and forms sums of squares by Σ_i g_i∘g_i = (A∘A)ᵀ(D∘D) at one position
+and from Σ_t A_it D_itᵀ at several; the gradients of a few random examples written out then vouch for A and D.
 """
 
 from collections.abc import Callable, Iterator, Sequence

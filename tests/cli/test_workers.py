@@ -47,6 +47,15 @@ def test_what_has_no_work_to_share(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["traces.npz"]
 
 
+def test_sketches_with_a_drift_are_shared_out_too(tmp_path):
+    pytest.importorskip("distributed")
+    np.savez(tmp_path / "traces.npz", A0=np.ones((4, 3)), D0=np.ones((4, 2)))
+    flags = ("--n-clusters=2", "--method=sketched-drift0.1", "--scheduler=nowhere", "--out", tmp_path / "l.npz")
+    result = run("cluster", tmp_path / "traces.npz", *flags)
+    assert result.exit_code == 2
+    assert "scheduler='nowhere' does not answer" in result.output
+
+
 def test_without_dask(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask.distributed", None)
     result = run(*SWEEP, "--out", tmp_path / "results.h5", "--dask")
