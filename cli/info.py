@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import click
 
+from gcref.cli.common import json_text
+
 PACKAGES = (
     "numpy",
     "numba",
@@ -26,29 +28,39 @@ PACKAGES = (
 
 
 @click.command(short_help="Show versions, threads, BLAS and GPU.")
-def info() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+def info(as_json: bool) -> None:
     """Show versions, cores and threads, BLAS, GPU and data: what a bug report needs.
 
     \b
-    gcref info
+    Examples:
+      gcref info
+      gcref info --json
     """  # noqa: D301
+    found = dict(facts())
+    if as_json:
+        click.echo(json_text(found))
+        return
+    for name, text in found.items():
+        click.echo(f"{name:<12} {'not installed' if text is None else text}")
+
+
+def facts() -> Iterator[tuple[str, str | int | None]]:
+    """Yield what a bug report needs, each with its name; None for a package that is not installed."""
     from gcref.cores import THREAD_VARIABLES, n_cores
+    from gcref.data import reference
     from gcref.kernels import jit
 
     for name, version in versions():
-        click.echo(f"{name:<12} {version or 'not installed'}")
-    click.echo(f"cores        {n_cores()}")
-    for command, text in _threads():
-        click.echo(f"{command:<12} {text}")
+        yield name, version or None
+    yield "cores", n_cores()
+    yield from _threads()
     asked = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
-    threads = ", ".join(f"{k}={v}" for k, v in asked.items())
-    click.echo(f"threads      {threads or 'library defaults (no variable set)'}")
-    click.echo(f"blas         {blas()}")
-    click.echo(f"jit cache    {jit.disk_cache()}")
-    click.echo(f"gpu          {jit.gpu()}")
-    from gcref.data import reference
-
-    click.echo(f"data         the paper's digitised points ({len(reference())})")
+    yield "threads", ", ".join(f"{k}={v}" for k, v in asked.items()) or "library defaults (no variable set)"
+    yield "blas", blas()
+    yield "jit cache", jit.disk_cache()
+    yield "gpu", jit.gpu()
+    yield "data", f"the paper's digitised points ({len(reference())})"
 
 
 def versions() -> Iterator[tuple[str, str]]:

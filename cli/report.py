@@ -104,7 +104,16 @@ def _refusals() -> Iterator[None]:
 
 
 def _claims(sources: Sequence["Source"]) -> tuple[list["Claim"], str]:
-    """Judge the paper's sentences by the files of the random-features study; say why, if they cannot be judged."""
+    """Judge the paper's sentences by the files of both studies; say why a file judges nothing."""
+    from gcref.validation import image_claims
+
+    claims, why = _sweep_claims(sources)
+    of_images, more = image_claims.judge({source.path: source.label for source in sources if not source.is_sweep})
+    return [*claims, *of_images], "; ".join(filter(None, [why, *more]))
+
+
+def _sweep_claims(sources: Sequence["Source"]) -> tuple[list["Claim"], str]:
+    """Judge what is said of the random-features study; say why, if it cannot be judged."""
     from gcref.validation.claims import judge
 
     sweeps = [source for source in sources if source.is_sweep]

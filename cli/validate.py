@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gcref.cli.common import wide_console
+from gcref.cli.common import json_text, wide_console
 from gcref.cli.progress import progress_on_stderr
 from gcref.cli.stopping import stopped
 
@@ -30,7 +30,8 @@ MOST_LINES = 20
     "--examples", type=click.IntRange(min=1), show_default="500",
     help="Images whose gradients are written out where those of all would be too many numbers.",
 )  # fmt: skip
-def validate(results: Path, workers: int | None, data_dir: str | None, examples: int | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def validate(results: Path, workers: int | None, data_dir: str | None, examples: int | None, as_json: bool) -> None:
     """Recompute the numbers in RESULTS, a file of the random-features study or of an image study, from scratch.
 
     Data and models are made again from the stored configuration, the gradient of every example is written
@@ -46,6 +47,7 @@ def validate(results: Path, workers: int | None, data_dir: str | None, examples:
       gcref validate quick.h5
       gcref validate results.h5 --workers 1
       gcref validate cifar10.h5 --data-dir cifar --examples 1000
+      gcref validate results.h5 --json > checks.json
     """  # noqa: D301
     start = time.monotonic()
     of_images = is_of_images(results)
@@ -55,13 +57,17 @@ def validate(results: Path, workers: int | None, data_dir: str | None, examples:
             kind = "an image study" if of_images else "the random-features study"
             raise click.UsageError(f"{flag}={value} has no meaning for {results}, a file of {kind}")
     checks, extent = recompute(results, workers, data_dir, examples)
-    _print_table(checks)
-    _print_failures(checks)
-    failed = [check.name for check in checks if not check.passed]
-    verdict = f"FAIL in {', '.join(failed)}" if failed else "every check passed"
-    n_checked = next(check.n for check in checks if check.name == "recomputation")
     seconds = time.monotonic() - start
-    click.echo(f"{results}: {verdict} ({n_checked} of {extent} recomputed, {seconds:.0f} s)")
+    failed = [check.name for check in checks if not check.passed]
+    if as_json:
+        found = {"file": str(results), "passed": not failed, "extent": extent, "seconds": round(seconds, 1)}
+        click.echo(json_text(found | {"checks": [check.as_json() for check in checks]}))
+    else:
+        _print_table(checks)
+        _print_failures(checks)
+        verdict = f"FAIL in {', '.join(failed)}" if failed else "every check passed"
+        n_checked = next(check.n for check in checks if check.name == "recomputation")
+        click.echo(f"{results}: {verdict} ({n_checked} of {extent} recomputed, {seconds:.0f} s)")
     sys.exit(1 if failed else 0)
 
 

@@ -67,6 +67,14 @@ class Check:
             return "nothing"
         return "finding" if self.tolerance is None else "pass"
 
+    def as_json(self) -> dict[str, Any]:
+        """Return everything but the comparison's working, for ``--json``."""
+        return {
+            "name": self.name, "what": self.what, "verdict": self.verdict, "compared": self.n, "worst": self.worst,
+            "allowed": self.tolerance, "note": self.note, "n_failures": self.n_failures,
+            "failures": [str(failure) for failure in self.failures],
+        }  # fmt: skip
+
     def fail(self, trajectory: str, iteration: int | None, dataset: str, stored: Any, expected: Any) -> None:
         """Count a failure, and keep it if there are not too many yet."""
         self.n_failures += 1

@@ -64,7 +64,7 @@ class Supplied:
     ----------
     claims : sequence of `gcref.validation.verdicts.Claim`
     unjudged : str
-        Why there are none, where there could be.
+        Why a file judges none, where it could.
     outcomes : mapping of Path to Outcome
         Of the files that were validated.
     environment : sequence of (str, str)
@@ -138,7 +138,8 @@ def render(
         facts=_facts(sweeps, runs, supplied), sources=sources, figures=figures, skipped=dict(sorted(skipped.items())),
         methods=_methods(sources), studies=[_study(some) for some in (sweeps, runs) if some],
         tables=[*(tables.sweep_tables(sweeps) if sweeps else ()), *(tables.run_tables(runs) if runs else ())],
-        supplied=supplied, has_sweeps=bool(sweeps), counts=Counter(claim.verdict for claim in supplied.claims),
+        supplied=supplied, has_claims=bool(supplied.claims or supplied.unjudged),
+        counts=Counter(claim.verdict for claim in supplied.claims),
         style=_text("page.css"), colors=_colors(figures), script=script,
         script_digest=f"sha256-{digest}",
     )  # fmt: skip

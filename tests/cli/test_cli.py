@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -95,6 +96,16 @@ def test_info():
         "data",
     }
     assert rows <= set(lines)
+
+
+def test_info_as_json():
+    result = invoke("info", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert list(found) == [line[:12].strip() for line in invoke("info").stdout.splitlines()]
+    assert found["cores"] == n_cores()
+    assert found["gcref"] == gcref.__version__
+    assert {found[name] for name in PACKAGES if f"{name:<12} not installed" in invoke("info").stdout} <= {None}
 
 
 def test_info_names_every_dependency():

@@ -109,13 +109,24 @@ def test_a_number_that_was_changed(run, out, tmp_path):
 def test_a_file_that_cannot_be_judged(tmp_path, out):
     path = sweep(tmp_path / "r.h5", [row("t", "sgb"), row("t", "gc")])
     assert call(path, "--out", out).exit_code == 0
-    assert (
-        "No sentence was judged: r.h5 has no finished trajectory without duplicates of the methods sg2b, svrg."
-        in section(out, "claims")
+    assert "Not judged: r.h5 has no finished trajectory without duplicates of the methods sg2b, svrg." in section(
+        out, "claims"
     )
     copies = sweep(tmp_path / "c.h5", [row("t", "sgb", share=0.5)])
     assert call(copies, "--out", out, "--overwrite").exit_code == 0
-    assert "No sentence was judged: there is no trajectory without duplicates." in section(out, "claims")
+    assert "Not judged: there is no trajectory without duplicates." in section(out, "claims")
+
+
+def test_image_runs_judge_what_is_said_of_images(tmp_path, out):
+    methods = ("svrg", "sgb", "sg2b", "gc")
+    plain = image(tmp_path / "plain.h5", methods=methods, dataset="mnist")
+    copies = image(tmp_path / "copies.h5", methods=methods, dataset="mnist", duplicate_fraction=0.5)
+    short = image(tmp_path / "short.h5", methods=methods, dataset="mnist", points=3, seed=1)
+    assert call(plain, copies, short, "--out", out).exit_code == 0
+    rows = table(Page(out.read_text(encoding="utf-8")), "The sentences, judged")[1:]
+    assert {row[1] for row in rows} == {"4.1, Fig. 3", "4.1, Fig. 3a", "4.1, Fig. 3d", "4.3, Fig. 7"}
+    assert all(row[2].startswith("plain.h5 (mnist, mlp): ") for row in rows)
+    assert "Not judged: short.h5 has 2 measuring points after the start" in section(out, "claims")
 
 
 def test_a_doubtful_file_is_told_of(tmp_path, out):

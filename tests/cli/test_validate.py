@@ -55,6 +55,28 @@ def test_a_good_file(results):
     assert results.read_bytes() == before
 
 
+def test_the_checks_as_json(results, images, tmp_path):
+    result = invoke(images, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["file"], found["passed"], found["extent"]) == (str(images), True, "2 snapshots")
+    checks = {check["name"]: check for check in found["checks"]}
+    assert {check["verdict"] for check in checks.values()} <= {"pass", "nothing", "finding"}
+    assert checks["snapshots"]["compared"] > 0
+    assert checks["snapshots"]["worst"] <= checks["snapshots"]["allowed"]
+    path = tmp_path / "changed.h5"
+    path.write_bytes(images.read_bytes())
+    with h5py.File(path, "a") as file:
+        next(iter(file["trajectories"].values()))["variance/gc"][0] *= 1.5
+    result = invoke(path, "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    failed = [check for check in found["checks"] if check["verdict"] == "FAIL"]
+    assert not found["passed"]
+    assert all(check["n_failures"] == len(check["failures"]) for check in failed)
+    assert any("iteration 0: variance/gc is " in line for check in failed for line in check["failures"])
+
+
 def test_a_changed_file(results, tmp_path):
     path = tmp_path / "changed.h5"
     path.write_bytes(results.read_bytes())

@@ -227,11 +227,11 @@ class TestContents:
     def test_what_was_not_done_is_said(self, paths, undrawn):
         bare = Page(report.render(paths[1:2], Supplied(unjudged="it has no SVRG")))
         text = {s["id"]: s.text for s in bare.root.all("section")}
-        assert "No sentence was judged: it has no SVRG." in text["claims"]
+        assert "Not judged: it has no SVRG." in text["claims"]
         assert text["validation"].startswith("Validation Not run.")
         assert text["validation"].endswith("gcref validate results.h5")
 
-    def test_no_claims_of_images(self, paths):
+    def test_no_claims_no_section(self, paths):
         bare = Page(report.render([paths[0]]))
         assert "claims" not in [s["id"] for s in bare.root.all("section")]
         assert "#claims" not in [a["href"] for a in bare.root.all("a")]
