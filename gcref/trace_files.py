@@ -114,8 +114,11 @@ def write_traces(path: str | Path, traces: Any) -> None:
 
     Raises
     ------
+    TypeError
+        If `traces` is nothing of the kind.
     ValueError
-        If the name ends in something else, or there are no examples, or the batches differ in their blocks.
+        If the name ends in something else, or there are no examples, or the batches differ in their blocks, or, in
+        HDF5, a later batch is float64 where the first is float32.
     FileExistsError
         If there is such a file; none is overwritten.
     OSError
@@ -143,6 +146,8 @@ def _batches(traces: Any) -> Iterator[Sequence[Trace]]:
         traces = traces()
     if isinstance(traces, Trace) or (isinstance(traces, (list, tuple)) and traces and isinstance(traces[0], Trace)):
         traces = [traces]
+    if not isinstance(traces, Iterable):
+        raise TypeError(f"traces is a {type(traces).__name__}; a list of Trace, or batches of them, are expected")
     filled = 0
     for number, batch in enumerate(cast(Iterable[Sequence[Trace]], traces)):
         check_traces(batch, f"batch {number} of traces")
@@ -170,6 +175,8 @@ def _append(file: h5py.File, batches: Iterator[Sequence[Trace]], path: Path) -> 
     for batch in chain([first], batches):
         if [t.shape for t in batch] != [t.shape for t in first]:
             raise ValueError(f"a batch has blocks {list(batch)}, but the first has {list(first)}")
+        if not all(np.can_cast(t.dtype, f.dtype) for t, f in zip(batch, first, strict=True)):
+            raise ValueError(f"a batch has blocks {list(batch)}, but the first has float32 in one: {list(first)}")
         # Whole chunks, and what HDF5 writes about them.
         reserve(path, sum(array.nbytes + _CHUNK + array[0].nbytes for _, array in _named(batch)) + _CHUNK)
         for name, array in _named(batch):

@@ -29,7 +29,7 @@ class Trace:
     TypeError
         If A or D does not hold float32 or float64 numbers.
     ValueError
-        If A or D has neither two nor three dimensions, or if they differ in B or T.
+        If A or D has neither two nor three dimensions, or no position or column, or if they differ in B or T.
 
     Notes
     -----
@@ -310,12 +310,12 @@ def _three_dimensional(values: ArrayLike, name: str) -> Array:
     if native not in (np.float32, np.float64):
         raise TypeError(f"{name} has dtype {array.dtype}; float32 or float64 is expected")
     array = array.astype(native, copy=False)
-    if array.ndim == 2:
-        return array[:, None, :]
-    if array.ndim != 3:
+    if array.ndim not in (2, 3):
         hint = _hint(name, array)
         raise ValueError(f"{name} has shape {array.shape}; (B, T, columns) or (B, columns) is expected{hint}")
-    return array
+    if 0 in array.shape[1:]:
+        raise ValueError(f"{name} has shape {array.shape}; at least one position and one column are expected")
+    return array[:, None, :] if array.ndim == 2 else array
 
 
 def _hint(name: str, array: Array) -> str:

@@ -79,6 +79,12 @@ def test_no_example_gives_no_row():
     assert per_example_gradients(draw(0, 0, [(1, 4, 2), (2, 3, 5)])).shape == (0, 23)
 
 
+@pytest.mark.parametrize(("A", "D", "name"), [((5, 0, 3), (5, 0, 2), "A"), ((5, 0), (5, 2), "A"), ((5, 3), (5, 0), "D")])
+def test_a_trace_without_positions_or_columns_is_refused(A, D, name):
+    with pytest.raises(ValueError, match=rf"{name} has shape .* at least one position and one column"):
+        Trace(np.ones(A), np.ones(D))
+
+
 def test_two_dimensions_are_one_position():
     A, D = np.ones((5, 3)), np.ones((5, 2))
     trace = Trace(A, D)
