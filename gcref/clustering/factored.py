@@ -71,8 +71,8 @@ class FactoredPoints:
                 continue
             first, last = np.searchsorted(examples, [rows.start, rows.stop])
             if first < last:
-                here = examples[first:last]
-                yield slice(first, last), here, [trace.rows(here - rows.start) for trace in batch]
+                these = examples[first:last]
+                yield slice(first, last), these, [trace.rows(these - rows.start) for trace in batch]
 
     def _check_chosen(self, n_blocks: int) -> None:
         """Raise if a chosen block is not there."""

@@ -33,8 +33,8 @@ class Trace:
 
     Notes
     -----
-    The arrays are kept as they are, not copied; if their types differ, both become float64. Finiteness is not
-    checked here: see `check_finite`.
+    The arrays are kept as they are, not copied; if their types differ, both become float64. Whether their numbers are
+    finite is not looked at here: what clusters the gradients does.
 
     Examples
     --------
@@ -98,7 +98,7 @@ class Trace:
         """Return the arrays that the trace is made of, by name."""
         return [("A", self.A), ("D", self.D)]
 
-    def rows(self, examples: slice) -> "Trace":
+    def rows(self, examples: slice | NDArray[np.intp]) -> "Trace":
         """Return the trace of some of the examples."""
         return Trace(self.A[examples], self.D[examples])
 
@@ -263,19 +263,14 @@ def _check_sequence(name: str, value: object, expected: str) -> None:
         raise TypeError(f"{name} is a {type(value).__name__}; {expected} is expected")
 
 
-def check_finite(traces: Sequence[Trace]) -> None:
-    """Raise if a trace holds NaN or infinity.
-
-    Raises
-    ------
-    ValueError
-        Naming the block, A or D, and the first example concerned.
-    """
+def first_bad_example(traces: Sequence[Trace]) -> tuple[int, str, int] | None:
+    """Return the block, "A" or "D", and the example of the first NaN or infinity, or None."""
     for block, trace in enumerate(traces):
         for name, array in trace.arrays():
             row = first_bad_row(array)
             if row is not None:
-                raise ValueError(f"{name} of traces[{block}] has NaN or infinity at example {row}")
+                return block, name, row
+    return None
 
 
 def read_array(name: str, values: ArrayLike) -> NDArray:
