@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from gcref.engine.chain import Chain
-from gcref.engine.convolution import at_least
 from gcref.engine.costs import Costs
-from gcref.engine.layers import Layer
+from gcref.engine.layers import Layer, at_least
 from gcref.engine.losses import Loss
 from gcref.engine.trace import Array, Trace, first_bad_row, read_array
 from gcref.kernels import memory
