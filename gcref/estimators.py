@@ -171,7 +171,7 @@ class SVRG(MiniBatch):
     theta_: Array
     gradient_: Array
     running_: Array
-    _prepared_on: Callable[[], object] | None
+    _prepared_on: Callable[[], object] | None = None
 
     def prepare(self, net: Network, ds: Data) -> "SVRG":
         """Copy θ and the full gradient there, by one pass over the data. Returns self."""

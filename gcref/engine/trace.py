@@ -281,6 +281,14 @@ def read_array(name: str, values: ArrayLike) -> NDArray:
         raise ValueError(f"{name} cannot be read as an array: {error}") from None
 
 
+def read_numbers(name: str, values: ArrayLike) -> NDArray:
+    """Return `values` as an array of real numbers, of whatever type."""
+    array = read_array(name, values)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} has dtype {array.dtype}; real numbers are expected")
+    return array
+
+
 def first_bad_row(array: Array) -> int | None:
     """Return the index of the first row with NaN or infinity, or None.
 
