@@ -70,5 +70,8 @@ def test_the_example_that_is_not_finite_is_named_by_its_place_among_all():
             A[2], D[2] = big, big
             yield [gcref.Trace(A, D)]
 
+    sketches = gcref.Sketches(4)
     with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="the gradient of example 6 is not finite"):
-        gcref.Sketches(4).add(Bad(), pool)
+        sketches.add(Bad(), pool)
+    other = [gcref.Trace(np.ones((3, 5)), np.ones((3, 1)))]  # of other blocks, which nothing came of
+    assert len(sketches.add(other)) == 3
