@@ -65,7 +65,8 @@ class FactoredPoints:
             if self._chosen is not None:
                 self._check_chosen(len(batch))
                 batch = [batch[block] for block in self._chosen]
-            self.dtypes = [trace.dtype for trace in batch]
+            found = [trace.dtype for trace in batch]
+            self.dtypes = [np.promote_types(*pair) for pair in zip(self.dtypes or found, found, strict=True)]
             if examples is None:
                 yield rows, rows, list(batch)
                 continue
