@@ -221,6 +221,11 @@ class RandomFeatures(Layer):
     ----------
     features : array_like, shape (I, h)
         F, one column a feature. It is not trained.
+
+    Raises
+    ------
+    ValueError
+        If features is not a matrix.
     """
 
     def __init__(self, features: ArrayLike) -> None:

@@ -137,6 +137,11 @@ class Subsample(Layer):
     stride : int
     n_out : int
         Channels of the output; those beyond the input's are 0.
+
+    Raises
+    ------
+    ValueError
+        If one is not a positive integer.
     """
 
     def __init__(self, stride: int, n_out: int) -> None:
