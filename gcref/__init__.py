@@ -52,7 +52,10 @@ _HOME = {
     "variance": "gcref.variance",
     "variances": "gcref.variance",
 }
-_SUBMODULES = {"clustering", "data", "engine", "estimators", "kernels", "studies", "validation"}
+_SUBMODULES = {
+    "clustering", "data", "engine", "estimators", "executor", "kernels", "store", "studies", "tables", "trace_files",
+    "validation",
+}  # fmt: skip
 
 # Written out, since type checkers do not run code.
 __all__ = [

@@ -133,45 +133,44 @@ def pieces(strata: Sequence[Stratum]) -> list[Piece]:
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """What every piece of a pass needs."""
+class _Context:
+    """What every piece of a pass needs; `estimators` are those whose examples contribute something of their own."""
 
     net: Network
     ds: Data
     n_examples: int
-    apart: dict[str, Estimator]
+    estimators: dict[str, Estimator]
     kind: type[Moments]
     known: frozenset[str]
 
-
-def _of_contributions(kind: type[Moments], d: int, apart: dict[str, Estimator], known: frozenset[str]) -> dict:
-    """Return empty sums for what each estimator has of an example, without the mean where that is known."""
-    return {name: NormsAlone() if name in known else kind(d) for name in apart}
+    def no_contributions(self) -> dict[str, Moments]:
+        """Return empty sums for what each estimator has of an example, without the mean where that is known."""
+        d = self.net.n_parameters
+        return {name: NormsAlone() if name in self.known else self.kind(d) for name in self.estimators}
 
 
 class _Sums:
     """What a piece adds up to: moments of g_i and of what others contribute; of whole strata their variance, too."""
 
-    def __init__(self, whole: _Pass, in_strata: bool) -> None:
-        d = whole.net.n_parameters
-        self.everything = whole.kind(d)
+    def __init__(self, context: _Context, in_strata: bool) -> None:
+        self.everything = context.kind(context.net.n_parameters)
         self.coordinates = np.zeros(len(self.everything.squares) if in_strata else 0)
-        self.apart = _of_contributions(whole.kind, d, whole.apart, whole.known)
+        self.contributions = context.no_contributions()
         self.lost = np.zeros(3)  # Σ_j V_j, Σ_j E[g_j²], and how many coordinates have lost their digits
 
 
-def _sum(whole: _Pass, piece: Piece) -> _Sums:
+def _sum(context: _Context, piece: Piece) -> _Sums:
     """Sum over the examples of a piece."""
-    net, ds = whole.net, whole.ds
-    out = _Sums(whole, piece.whole)
-    own = whole.kind(net.n_parameters) if piece.whole else out.everything
+    net, ds = context.net, context.ds
+    out = _Sums(context, piece.whole)
+    own = context.kind(net.n_parameters) if piece.whole else out.everything
     for stratum in piece.strata:
         for traces, x, y in chunks(net, ds, stratum.indices):
             own.add(traces)
-            for name, estimator in whole.apart.items():
-                out.apart[name].add(estimator.contribution(traces, x, y))
+            for name, estimator in context.estimators.items():
+                out.contributions[name].add(estimator.contribution(traces, x, y))
         if piece.whole:
-            out.lost += _end(stratum, whole.n_examples, own, out.coordinates, out.everything)
+            out.lost += _end(stratum, context.n_examples, own, out.coordinates, out.everything)
     return out
 
 
@@ -192,7 +191,7 @@ class ClosedForm:
     net, ds
     strata : list of Stratum
         Which together hold every example once.
-    apart : dict of str to Estimator
+    estimators : dict of str to Estimator
         Those whose examples contribute something else than their gradients; each draws from all examples.
     executor : Executor, optional
         What sums the pieces; by default this process.
@@ -212,23 +211,26 @@ class ClosedForm:
         net: Network,
         ds: Data,
         strata: list[Stratum],
-        apart: dict[str, Estimator],
+        estimators: dict[str, Estimator],
         executor: Executor | None,
         kind: type[Moments] = Moments,
     ) -> None:
-        self.net, self.ds, self.strata, self.estimators = net, ds, strata, apart
+        self.net, self.ds, self.strata, self.estimators = net, ds, strata, estimators
         d, n = net.n_parameters, len(ds.y)
         self.everything = kind(d)
         self.coordinates = np.zeros_like(self.everything.squares)
-        known = frozenset(name for name, e in apart.items() if kind is Norms and type(e) is SVRG and e.prepared_on(ds))
-        self.apart = _of_contributions(kind, d, apart, known)
+        known = frozenset(
+            name for name, e in estimators.items() if kind is Norms and type(e) is SVRG and e.prepared_on(ds)
+        )
+        context = _Context(net, ds, n, estimators, kind, known)
+        self.contributions = context.no_contributions()
         own = self.everything if len(strata) == 1 else kind(d)
         lost = np.zeros(3)
         plan = pieces(strata)
-        context = share(executor, _Pass(net, ds, n, apart, kind, known))
-        for piece, sums in zip(plan, in_order(executor, _sum, context, plan), strict=True):
-            for name, moments in sums.apart.items():
-                self.apart[name].merge(moments)
+        found = in_order(executor, _sum, share(executor, context), plan)
+        for piece, sums in zip(plan, found, strict=True):
+            for name, moments in sums.contributions.items():
+                self.contributions[name].merge(moments)
             if piece.whole:
                 self.everything.merge(sums.everything)
                 self.coordinates += sums.coordinates
@@ -259,7 +261,7 @@ class ClosedForm:
 
     def of_everything(self, name: str | None = None) -> Vector:
         """Return the variance (divisor n) of one example's g_i, or of what an estimator has of it; (d,) or (1,)."""
-        moments = self.everything if name is None else self.apart[name]
+        moments = self.everything if name is None else self.contributions[name]
         if moments.n <= 1:
             return np.zeros_like(self.coordinates)
         second = moments.squares / moments.n

@@ -3,7 +3,6 @@
 import math
 import zipfile
 from collections.abc import Sequence
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +144,7 @@ def _of_group(group: Sequence[Trajectory], methods: Sequence[str]) -> dict[str, 
     def average(series: list[np.ndarray]) -> dict[str, Any]:
         padded = [np.concatenate([s, np.full(length - len(s), np.nan)]) for s in series]
         values = course(padded)
-        tail = values[ceil(0.3 * length) :]
+        tail = values[math.ceil(0.3 * length) :]
         tail = tail[np.isfinite(tail)]
         return {"course": values.tolist(), "mean70": float(tail.mean()) if tail.size else None}
 

@@ -135,7 +135,7 @@ class MiniBatch:
 
     def _check(self, ds: Data) -> None:
         """Refuse a batch larger than the data set without replacement."""
-        n = len(ds.y)
+        n = n_examples(ds)
         if n == 0 or (not self.replacement and self.batch_size > n):
             raise ValueError(
                 f"batch_size={self.batch_size} but the data set has {n} examples; draw fewer, or use replacement=True"
@@ -171,7 +171,7 @@ class SVRG(MiniBatch):
     theta_: Array
     gradient_: Array
     running_: Array
-    _prepared_on: Callable[[], object] | None
+    _prepared_on: Callable[[], object] | None = None
 
     def prepare(self, net: Network, ds: Data) -> "SVRG":
         """Copy θ and the full gradient there, by one pass over the data. Returns self."""
@@ -272,7 +272,7 @@ class Stratified:
     def prepare(self, net: Network, ds: Data) -> "Stratified":
         """Fit the clusterer to the gradients at the present parameters; given labels stay. Returns self."""
         if self.clustering is not None:
-            everything = np.arange(len(ds.y))
+            everything = np.arange(n_examples(ds))
             fitted = self.clustering.fit(lambda: (traces for traces, _, _ in chunks(net, ds, everything)))
             self._take(fitted.labels_)
         return self
@@ -304,8 +304,15 @@ class Stratified:
         """Refuse to work without labels of these examples."""
         if not hasattr(self, "_strata"):
             raise ValueError("Stratified has no labels yet; call prepare(net, ds) first")
-        if len(self.labels_) != len(ds.y):
+        if len(self.labels_) != n_examples(ds):
             raise ValueError(f"clustering gives labels of {len(self.labels_)} examples; the data set has {len(ds.y)}")
+
+
+def n_examples(ds: Data) -> int:
+    """Return N; raise a ValueError unless there is one input for each label."""
+    if len(ds.x) != len(ds.y):
+        raise ValueError(f"ds has {len(ds.x)} inputs x but {len(ds.y)} labels y; one of each is expected an example")
+    return len(ds.y)
 
 
 def chunks(net: Network, ds: Data, indices: NDArray[np.intp]) -> Iterator[tuple[list[Trace], NDArray, NDArray]]:

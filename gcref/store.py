@@ -102,6 +102,8 @@ def readable(path: Path) -> Iterator[None]:
     """Turn whatever HDF5 raises on damaged contents, within the block, into a StoreError that names `path`."""
     try:
         yield
+    except StoreError:
+        raise
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise StoreError(f"{path} is damaged: {reason}") from None
@@ -144,7 +146,8 @@ def read_trajectory(path: Path | str, name: str | None = None) -> tuple[dict[str
         if name is None and len(names) == 1:
             name = names[0]
         if name not in names:
-            raise StoreError(f"{path} has {len(names)} trajectories, none of them {name!r}")
+            which = "name one of them" if name is None else f"none of them is {name!r}"
+            raise StoreError(f"{path} has {len(names)} trajectories; {which}")
         series: dict[str, np.ndarray] = {}
 
         def take(place: str, item: h5py.Group | h5py.Dataset) -> None:

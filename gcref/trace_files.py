@@ -114,8 +114,11 @@ def write_traces(path: str | Path, traces: Any) -> None:
 
     Raises
     ------
+    TypeError
+        If `traces` is nothing of the kind.
     ValueError
-        If the name ends in something else, or there are no examples, or the batches differ in their blocks.
+        If the name ends in something else, or there are no examples, or the batches differ in their blocks, or, in
+        HDF5, a later batch is float64 where the first is float32.
     FileExistsError
         If there is such a file; none is overwritten.
     OSError
@@ -143,6 +146,8 @@ def _batches(traces: Any) -> Iterator[Sequence[Trace]]:
         traces = traces()
     if isinstance(traces, Trace) or (isinstance(traces, (list, tuple)) and traces and isinstance(traces[0], Trace)):
         traces = [traces]
+    if not isinstance(traces, Iterable):
+        raise TypeError(f"traces is a {type(traces).__name__}; a list of Trace, or batches of them, are expected")
     filled = 0
     for number, batch in enumerate(cast(Iterable[Sequence[Trace]], traces)):
         check_traces(batch, f"batch {number} of traces")
@@ -170,6 +175,8 @@ def _append(file: h5py.File, batches: Iterator[Sequence[Trace]], path: Path) -> 
     for batch in chain([first], batches):
         if [t.shape for t in batch] != [t.shape for t in first]:
             raise ValueError(f"a batch has blocks {list(batch)}, but the first has {list(first)}")
+        if not all(np.can_cast(t.dtype, f.dtype) for t, f in zip(batch, first, strict=True)):
+            raise ValueError(f"a batch has blocks {list(batch)}, but the first has float32 in one: {list(first)}")
         # Whole chunks, and what HDF5 writes about them.
         reserve(path, sum(array.nbytes + _CHUNK + array[0].nbytes for _, array in _named(batch)) + _CHUNK)
         for name, array in _named(batch):
@@ -184,7 +191,7 @@ def _append(file: h5py.File, batches: Iterator[Sequence[Trace]], path: Path) -> 
 
 @dataclass(frozen=True)
 class _Array:
-    """An array in an open file, of which rows can be read, in order.
+    """An array in an open file, of which rows can be read, at least cost in order.
 
     Attributes
     ----------
@@ -303,12 +310,16 @@ def _npz_array(name: str, stream: IO[bytes], file_size: int) -> _Array:
     _check_form(name, shape, dtype)
     if fortran_order:
         raise TraceFileError(f"{name} is in Fortran order; save numpy.ascontiguousarray({name})")
-    found, expected = file_size - stream.tell(), math.prod(shape) * dtype.itemsize
+    begin = stream.tell()
+    found, expected = file_size - begin, math.prod(shape) * dtype.itemsize
     if found != expected:
         raise TraceFileError(f"{name} has {found} bytes, but its shape {shape} needs {expected}")
 
     def take(start: int, stop: int) -> np.ndarray:
         rows = np.empty((stop - start, *shape[1:]), dtype)
+        place = begin + start * math.prod(shape[1:]) * dtype.itemsize
+        if stream.tell() != place:  # a piece of a pass; going there ends zipfile's check of the whole
+            stream.seek(place)
         if stream.readinto(rows.reshape(-1).view(np.uint8)) < rows.nbytes:  # type: ignore[attr-defined]
             raise TraceFileError(f"{name} is cut short")
         return rows

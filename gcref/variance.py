@@ -77,7 +77,7 @@ def variance(
     Raises
     ------
     ValueError
-        If method or n_estimates makes no sense, or the estimator does not fit the data set or is not
+        If method or n_estimates makes no sense, x and y differ in length, or the estimator does not fit them or is not
         prepared.
 
     Notes

@@ -347,6 +347,15 @@ def test_nothing_is_drawn_from_an_empty_data_set():
     gcref.MiniBatch(5).strata(ds)
 
 
+@pytest.mark.parametrize("estimator", [gcref.MiniBatch(2), gcref.Stratified([0, 1, 1])], ids=repr)
+def test_there_is_one_input_a_label(estimator):
+    net, ds = gcref.linear(2, 2), SimpleNamespace(x=np.ones((4, 2)), y=np.array([0, 1, 0]))
+    with pytest.raises(ValueError, match="ds has 4 inputs x but 3 labels y"):
+        estimator.sample(net, ds, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="ds has 4 inputs x but 3 labels y"):
+        gcref.variance(estimator, net, ds)
+
+
 def test_only_fewer_draws_than_clusters_merge_any():
     assert gcref.MiniBatch(2).merging == gcref.SVRG(2).merging == 0.0
     assert [gcref.Stratified(LABELS, size).merging for size in (None, 3, 4)] == [0.0, 0.0, 0.0]

@@ -54,6 +54,11 @@ def test_every_public_name_can_be_imported(name):
     assert in_a_fresh_python(program) == ["True"]
 
 
+@pytest.mark.parametrize("name", ["trace_files.write_traces", "executor.dask_pool", "tables.read_results"])
+def test_what_the_reference_names_in_a_module_needs_no_import_of_it(name):
+    assert in_a_fresh_python(f"import gcref; print(gcref.{name}.__name__)") == [name.split(".")[1]]
+
+
 def test_a_star_import_brings_them_all():
     names = {}
     exec("from gcref import *", names)

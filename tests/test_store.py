@@ -70,6 +70,14 @@ def test_a_results_file_holds_what_was_written(results):
     assert os.listdir(results.parent) == ["results.h5"]
 
 
+@pytest.mark.parametrize(("name", "words"), [(None, "name one of them"), ("c", "none of them is 'c'")])
+def test_a_trajectory_is_named_where_there_are_several(results, name, words):
+    with pytest.raises(store.StoreError) as raised:
+        store.read_trajectory(results, name)
+    assert str(raised.value) == f"{results} has 2 trajectories; {words}"
+    assert store.read_trajectory(results, "a")[0]["digest"]
+
+
 def test_a_shard_is_whole_or_absent(tmp_path, monkeypatch):
     class Broken:
         size = 3

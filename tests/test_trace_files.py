@@ -339,6 +339,7 @@ def test_numbers_that_were_never_written(tmp_path):
 
 def test_what_is_not_written(tmp_path):
     one, two = traces(), traces()[::-1]
+    narrow, wide = ([gcref.Trace(np.ones((2, 3), dtype), np.ones((2, 1), dtype))] for dtype in ("f4", "f8"))
     for name, given, error, message in (
         ("t.txt", one, ValueError, "a name that ends in .h5, .hdf5 or .npz"),
         ("t.h5", [one, two], ValueError, "a batch has blocks"),
@@ -346,6 +347,8 @@ def test_what_is_not_written(tmp_path):
         ("t.h5", [], ValueError, "traces has no examples"),
         ("t.npz", lambda: iter([traces(0)]), ValueError, "traces has no examples"),
         ("t.h5", one[0], TypeError, "is a single Trace"),
+        ("t.h5", [narrow, wide], ValueError, "but the first has float32"),
+        ("t.h5", 5, TypeError, "traces is a int"),
         ("t.h5", [[np.ones((2, 1))]], TypeError, "a Trace is expected"),
     ):
         with pytest.raises(error, match=message):

@@ -98,6 +98,7 @@ def test_the_mean_of_differences_is_taken_as_known_only_where_it_is():
     made |= {"copied": copy.deepcopy(made["own"]), "halved": Halved(3).prepare(net, ds)}
     made["resumed"] = gcref.SVRG(3).resume(net.copy(), np.zeros(net.n_parameters))
     net.theta += 0.3 * np.random.default_rng(0).standard_normal(net.n_parameters)
+    assert not gcref.SVRG(3).prepared_on(ds)
     assert [made[name].prepared_on(ds) for name in made] == [True, False, False, True, False]
     whole, alone = (gcref.variances(made, net, ds, normalized=each) for each in (True, False))
     for name in made:

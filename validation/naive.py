@@ -70,12 +70,11 @@ def inner_products_of_gradients(G: np.ndarray, c: np.ndarray, d: np.ndarray) -> 
     return out
 
 
-def second_moment(A: np.ndarray, D: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Σ_i w_i g_i∘g_i, (I, O)."""
+def second_moment(A: np.ndarray, D: np.ndarray) -> np.ndarray:
+    """Σ_i g_i∘g_i, (I, O)."""
     out = np.zeros((A.shape[2], D.shape[2]))
     for i in range(A.shape[0]):
-        w = 1.0 if weights is None else float(weights[i])
-        out += w * gradient(A[i], D[i]) ** 2
+        out += gradient(A[i], D[i]) ** 2
     return out
 
 

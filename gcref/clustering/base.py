@@ -121,9 +121,12 @@ class Clusterer(ABC):
             counts = np.bincount(start, minlength=self.n_clusters) if sizes == "fixed" else None
         if warm is None and start is not None:
             centers = points.centers(start, self.n_clusters) if u_step is None else u_step(start, None, 0)
-        run = alternate(
-            points, centers, self.n_clusters, counts, self.seed, self._iterations(), u_step, start, n_assigned
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found in Φ
+            run = alternate(
+                points, centers, self.n_clusters, counts, self.seed, self._iterations(), u_step, start, n_assigned
+            )
+        if not np.isfinite(run.objective).all():
+            raise NotFiniteError("a distance from a gradient to a centre overflows; smaller gradients are expected")
         self._learn(run.labels, run.objective, run.last_labels)
         return run.centers
 

@@ -16,7 +16,7 @@ _MEMORY = 2 << 30  # bytes beyond which the smaller form is taken, whatever its 
 _CHUNK = 1 << 22  # numbers of gradients formed at once, before they find their place
 MOST = 12  # examples of which every partition is tried: 12 have 4 million
 
-Costs = dict[str, tuple[int, int]]
+FormCosts = dict[str, tuple[int, int]]  # of "explicit" and "gram": bytes, operations
 
 
 class ExactClustering(Clusterer):
@@ -199,7 +199,7 @@ class ExactClustering(Clusterer):
         costs = {"explicit": (0, 0), "gram": (8 * N * (N + d), N * N * d // 2)}
         return points if self._takes_gradients(costs, N, d) else GramPoints(gram_of_array(G))
 
-    def _takes_gradients(self, costs: Costs, N: int, d: int) -> bool:
+    def _takes_gradients(self, costs: FormCosts, N: int, d: int) -> bool:
         """Tell whether to work on explicit gradients, given each form's bytes and operations until it is there."""
         if self.form != "auto":
             return self.form == "explicit"
@@ -274,7 +274,7 @@ def _read_gradients(G: Any) -> np.ndarray:
     return array
 
 
-def _cheaper(costs: Costs) -> str:
+def _cheaper(costs: FormCosts) -> str:
     """Return the form of fewer operations among those that fit into memory, or else the smaller one."""
     fitting = [form for form, (memory, _) in costs.items() if memory <= _MEMORY]
     if fitting:

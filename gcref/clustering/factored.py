@@ -65,14 +65,15 @@ class FactoredPoints:
             if self._chosen is not None:
                 self._check_chosen(len(batch))
                 batch = [batch[block] for block in self._chosen]
-            self.dtypes = [trace.dtype for trace in batch]
+            found = [trace.dtype for trace in batch]
+            self.dtypes = [np.promote_types(*pair) for pair in zip(self.dtypes or found, found, strict=True)]
             if examples is None:
                 yield rows, rows, list(batch)
                 continue
             first, last = np.searchsorted(examples, [rows.start, rows.stop])
             if first < last:
-                here = examples[first:last]
-                yield slice(first, last), here, [trace.rows(here - rows.start) for trace in batch]
+                these = examples[first:last]
+                yield slice(first, last), these, [trace.rows(these - rows.start) for trace in batch]
 
     def _check_chosen(self, n_blocks: int) -> None:
         """Raise if a chosen block is not there."""

@@ -8,7 +8,7 @@ import numpy as np
 from gcref.clustering.base import NotFiniteError
 from gcref.clustering.passes import Passes
 from gcref.engine.costs import Operations
-from gcref.engine.trace import Trace, first_bad_row
+from gcref.engine.trace import Trace, first_bad_example
 from gcref.kernels.device import here
 
 _HELD = 1 << 28  # bytes of traces in a group of batches
@@ -28,13 +28,11 @@ def look_through(passes: Passes) -> np.dtype:
     """
     dtype = np.dtype(np.float32)
     for rows, batch in passes:
-        for block, trace in enumerate(batch):
-            dtype = np.result_type(dtype, trace.dtype)
-            for name, array in trace.arrays():
-                bad = first_bad_row(array)
-                if bad is not None:
-                    example = rows.start + bad
-                    raise NotFiniteError(f"{name} of traces[{block}] has NaN or infinity at example {example}")
+        dtype = np.result_type(dtype, *[trace.dtype for trace in batch])
+        bad = first_bad_example(batch)
+        if bad is not None:
+            block, name, row = bad
+            raise NotFiniteError(f"{name} of traces[{block}] has NaN or infinity at example {rows.start + row}")
     return dtype
 
 

@@ -1,5 +1,6 @@
 """SketchedClustering: exchange on sketches of the gradients, after one pass over the data."""
 
+import copy
 from concurrent.futures import Executor
 from typing import Any
 
@@ -175,7 +176,7 @@ class SketchedClustering(Clusterer):
         if indices is not None:
             sketches = self.sketches_.refresh(traces, indices)
         else:
-            sketches = self.sketches_.add(traces)
+            sketches = copy.copy(self.sketches_).add(traces)  # so that Ctrl-C leaves examples and labels of one number
             new = np.arange(known, len(sketches))
             labels = np.concatenate([labels, np.full(len(new), -1)])
             self._points(sketches).place(new, labels, self.n_clusters)

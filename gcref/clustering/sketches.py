@@ -119,14 +119,21 @@ class Sketches:
         return self
 
     def save(self, path: str | Path) -> None:
-        """Write a NumPy .npz archive: sketches (N, m) float64, blocks (L, 3), seed.
+        """Write a NumPy .npz archive, whole or not at all: sketches (N, m) float64, blocks (L, 3), seed.
 
         Raises
         ------
         FileExistsError
             If there is such a file; none is overwritten.
+        OSError
+            If it cannot be written; nothing is left behind.
         """
-        with Path(path).open("xb") as file:
+        from gcref.atomic import replacing, writing  # which loads HDF5
+
+        path = Path(path)
+        if path.exists():
+            raise FileExistsError(f"{path} exists; it is not overwritten")
+        with writing(path), replacing(path) as aside, open(aside, "wb") as file:
             np.savez(file, sketches=self.values, blocks=np.array(self.blocks, dtype=np.int64), seed=self.seed)
 
     @classmethod
@@ -153,7 +160,7 @@ class Sketches:
         passes = Passes(traces)
         found = []
         for _, batch in passes:
-            self._check_blocks(passes.blocks)
+            _check_blocks(passes.blocks, self.blocks)
             found.append(self._of_batch(batch))
         if not found:
             raise ValueError("traces holds no batch; at least one example is needed")
@@ -170,10 +177,12 @@ class Sketches:
         pieces = traces.pieces()
         values = np.empty((sum(map(len, pieces)), self.dim))
         rows = iter(np.split(values, np.cumsum([len(piece) for piece in pieces])[:-1]))
+        known = self.blocks
         for found, blocks in in_order(executor, _sketch_piece, context, pieces):
-            self._check_blocks(blocks)
-            self.blocks = blocks
+            _check_blocks(blocks, known)
+            known = blocks
             next(rows)[:] = found
+        self.blocks = known
         return values
 
     def _of_batch(self, batch: Sequence[Trace]) -> NDArray[np.float64]:
@@ -196,11 +205,6 @@ class Sketches:
             )
             self._signs[key] = R.astype(trace.dtype), Q.astype(trace.dtype)
         return self._signs[key]
-
-    def _check_blocks(self, blocks: Blocks) -> None:
-        """Raise if the traces have other parameter blocks than those before."""
-        if self.blocks and self.blocks != blocks:
-            raise ValueError(f"traces has blocks (T, I, O) {blocks} but the sketches are of {self.blocks}")
 
 
 def _sketch_piece(context: tuple[int, int, Blocks, Any], piece: range) -> tuple[NDArray[np.float64], Blocks]:
@@ -226,6 +230,12 @@ def read_indices(indices: ArrayLike, n_examples: int) -> NDArray[np.intp]:
     if len(np.unique(rows)) != len(rows):
         raise ValueError("indices names an example twice; each can be refreshed once")
     return rows.astype(np.intp)
+
+
+def _check_blocks(blocks: Blocks, known: Blocks) -> None:
+    """Raise if traces have other parameter blocks than those known before, if there were any."""
+    if known and blocks != known:
+        raise ValueError(f"traces has blocks (T, I, O) {blocks} but the sketches are of {known}")
 
 
 def _check_finite(values: np.ndarray, before: int) -> None:

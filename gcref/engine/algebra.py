@@ -49,13 +49,6 @@ def sq_norms(trace: Trace) -> NDArray[np.float64]:
     return np.maximum(out, 0.0)  # Eq. 9's terms may cancel and leave less than nothing
 
 
-def inner_products(trace: Trace, c: Array, d: Array) -> NDArray[np.float64]:
-    """Return ⟨c_k d_kᵀ, g_i⟩ of one block, (B, K), by Eq. 8 or Eq. 9; c (K, I), d (K, O)."""
-    out = np.zeros((trace.n_examples, len(c)))
-    add_inner_products(trace, [(c, d)], out)
-    return out
-
-
 def add_all_inner_products(
     traces: Sequence[Trace], factors: Sequence[Sequence[tuple[Array, Array]]], out: NDArray[np.float64]
 ) -> None:

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gcref.engine.convolution import at_least
-from gcref.engine.layers import Layer
+from gcref.engine.layers import Layer, at_least
 from gcref.engine.trace import Array, Trace
 from gcref.kernels import elementwise
 

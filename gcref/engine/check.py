@@ -5,7 +5,7 @@ from numbers import Real
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gcref.engine.convolution import at_least
+from gcref.engine.layers import at_least
 from gcref.engine.network import Block, Network, seed_sequence
 from gcref.engine.trace import Array, Trace
 

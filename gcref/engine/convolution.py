@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gcref.engine.layers import Layer
+from gcref.engine.layers import Layer, at_least
 from gcref.engine.patch_trace import PatchTrace
 from gcref.engine.trace import Array, Trace
 from gcref.kernels import convolution, elementwise
@@ -105,13 +105,6 @@ def window_on(layer: Layer, x: Array, kernel: tuple, stride: tuple, padding: tup
     if win.out_h < 1 or win.out_w < 1:
         raise ValueError(f"x has shape {x.shape}; {layer!r} needs images at least as large as its kernel")
     return win
-
-
-def at_least(value: int, name: str, lowest: int) -> int:
-    """Read a size."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < lowest:
-        raise ValueError(f"{name} is {value!r}; an int of at least {lowest} is expected")
-    return int(value)
 
 
 def pair(value: Pair, name: str, lowest: int) -> tuple[int, int]:

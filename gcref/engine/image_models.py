@@ -6,8 +6,8 @@ from numpy.typing import DTypeLike
 
 from gcref.engine.batch_norm import BatchNorm2d
 from gcref.engine.chain import Residual
-from gcref.engine.convolution import Conv2d, at_least
-from gcref.engine.layers import Layer, Linear, ReLU
+from gcref.engine.convolution import Conv2d
+from gcref.engine.layers import Layer, Linear, ReLU, at_least
 from gcref.engine.losses import SoftmaxCrossEntropy
 from gcref.engine.network import Network
 from gcref.engine.pooling import Flatten, GlobalAvgPool, MaxPool2d, Subsample

@@ -114,6 +114,11 @@ class Linear(Layer):
     bias : bool
         Whether there is a bias b.
 
+    Raises
+    ------
+    ValueError
+        If n_in or n_out is not a positive integer.
+
     Notes
     -----
     The one parameter block is θ of shape (I, O): I = n_in + 1 with the bias as last row, I = n_in without.
@@ -122,10 +127,10 @@ class Linear(Layer):
     """
 
     def __init__(self, n_in: int, n_out: int, bias: bool = True) -> None:
-        self.n_in = n_in
-        self.n_out = n_out
+        self.n_in = at_least(n_in, "n_in", 1)
+        self.n_out = at_least(n_out, "n_out", 1)
         self.bias = bias
-        self.shapes = ((n_in + int(bias), n_out),)
+        self.shapes = ((self.n_in + int(bias), self.n_out),)
 
     def initialise(self, rng: np.random.Generator) -> list[Array]:
         """Draw θ uniformly in ±1/√n_in."""
@@ -216,6 +221,11 @@ class RandomFeatures(Layer):
     ----------
     features : array_like, shape (I, h)
         F, one column a feature. It is not trained.
+
+    Raises
+    ------
+    ValueError
+        If features is not a matrix.
     """
 
     def __init__(self, features: ArrayLike) -> None:
@@ -252,3 +262,10 @@ class RandomFeatures(Layer):
 
     def __repr__(self) -> str:
         return "RandomFeatures({}, {})".format(*self.features.shape)
+
+
+def at_least(value: int, name: str, lowest: int) -> int:
+    """Read a size, or raise a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < lowest:
+        raise ValueError(f"{name} is {value!r}; an int of at least {lowest} is expected")
+    return int(value)

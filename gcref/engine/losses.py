@@ -29,7 +29,7 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
-        if not isinstance(label_smoothing, (int, float)) or not 0.0 <= label_smoothing < 1.0:
+        if not isinstance(label_smoothing, (int, float, np.floating)) or not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing is {label_smoothing!r}; a number in [0, 1) is expected")
         self.label_smoothing = float(label_smoothing)
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from operator import index
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gcref.engine.layers import Layer, Linear, RandomFeatures, ReLU
+from gcref.engine.layers import Layer, Linear, RandomFeatures, ReLU, at_least
 from gcref.engine.losses import Logistic, Loss, SoftmaxCrossEntropy
 from gcref.engine.network import Network, float_dtype, seed_sequence
 from gcref.engine.pooling import Flatten
@@ -38,7 +37,7 @@ def linear(
     ValueError
         If an argument is out of its range.
     """
-    n_features, n_classes = _size(n_features, "n_features"), _size(n_classes, "n_classes")
+    n_features, n_classes = at_least(n_features, "n_features", 1), at_least(n_classes, "n_classes", 1)
     return Network([Flatten(), Linear(n_features, n_classes)], SoftmaxCrossEntropy(label_smoothing), seed, dtype)
 
 
@@ -60,6 +59,8 @@ def mlp(sizes: Sequence[int], seed: int = 0, dtype: DTypeLike = "float64", label
 
     Raises
     ------
+    TypeError
+        If sizes is no sequence.
     ValueError
         If an argument is out of its range.
 
@@ -70,7 +71,7 @@ def mlp(sizes: Sequence[int], seed: int = 0, dtype: DTypeLike = "float64", label
     """
     if not isinstance(sizes, Sequence):
         raise TypeError(f"sizes is {sizes!r}; a sequence of at least two ints is expected")
-    checked = [_size(n, f"sizes[{i}]") for i, n in enumerate(sizes)]
+    checked = [at_least(n, f"sizes[{i}]", 1) for i, n in enumerate(sizes)]
     if len(checked) < 2:
         raise ValueError(f"sizes is {tuple(checked)}; at least two numbers, features and classes, are expected")
     layers: list[Layer] = [Flatten()]
@@ -106,7 +107,7 @@ def random_features(
     ValueError
         If an argument is out of its range.
     """
-    n_features, n_hidden = _size(n_features, "n_features"), _size(n_hidden, "n_hidden")
+    n_features, n_hidden = at_least(n_features, "n_features", 1), at_least(n_hidden, "n_hidden", 1)
     heads: dict[str, tuple[int, Loss]] = {"softmax": (2, SoftmaxCrossEntropy()), "logistic": (1, Logistic())}
     if not isinstance(head, str) or head not in heads:
         raise ValueError(f"head is {head!r}; 'softmax' or 'logistic' is expected")
@@ -142,14 +143,3 @@ def unit_columns(rng: np.random.Generator, n_rows: int, n_columns: int) -> Array
     """Draw a standard normal matrix and scale each column to unit norm; shape (n_rows, n_columns)."""
     matrix = rng.standard_normal((n_rows, n_columns))
     return matrix / np.linalg.norm(matrix, axis=0)
-
-
-def _size(value: int, name: str) -> int:
-    """Read a number of units: an int of at least 1."""
-    try:
-        size = index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}; an int of at least 1 is expected") from None
-    if size < 1:
-        raise ValueError(f"{name} is {size}; an int of at least 1 is expected")
-    return size

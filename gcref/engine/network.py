@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from gcref.engine.chain import Chain
-from gcref.engine.convolution import at_least
 from gcref.engine.costs import Costs
-from gcref.engine.layers import Layer
+from gcref.engine.layers import Layer, at_least
 from gcref.engine.losses import Loss
-from gcref.engine.trace import Array, Trace, first_bad_row, read_array
+from gcref.engine.trace import Array, Trace, first_bad_row, read_array, read_numbers
 from gcref.kernels import memory
 
 
@@ -62,6 +61,13 @@ class Network:
         d.
     running : ndarray, shape (n,)
         The running statistics of batch norm, which training moves and which are no parameters; often none.
+
+    Raises
+    ------
+    TypeError
+        If dtype is no type.
+    ValueError
+        If no layer has parameters, dtype is another type, or seed is not an int of at least 0.
     """
 
     def __init__(self, layers: Sequence[Layer], loss: Loss, seed: int = 0, dtype: DTypeLike = "float64") -> None:
@@ -95,7 +101,7 @@ class Network:
     def theta(self, value: ArrayLike) -> None:
         if value is self._theta:  # what `net.theta -= step` ends with
             return
-        new = read_array("theta", value)
+        new = read_numbers("theta", value)
         if new.shape != self._theta.shape:
             raise ValueError(f"theta has shape {new.shape}; {self._theta.shape} is expected")
         self._theta[:] = new
@@ -107,7 +113,7 @@ class Network:
 
     @running.setter
     def running(self, value: ArrayLike) -> None:
-        new = read_array("running", value)
+        new = read_numbers("running", value)
         if new.shape != self._running.shape:
             raise ValueError(f"running has shape {new.shape}; {self._running.shape} is expected")
         self._running[:] = new
@@ -126,6 +132,8 @@ class Network:
 
         Raises
         ------
+        TypeError
+            If x holds something else than real numbers.
         ValueError
             If x has another shape than the layers expect, or holds NaN or infinity.
         """
@@ -169,8 +177,8 @@ class Network:
 
         Raises
         ------
-        ValueError
-            If x, y, weights or out has an unexpected shape, type or value; the network is then as it was.
+        TypeError, ValueError
+            If x, y, weights or out has an unexpected type, shape or value; the network is then as it was.
         """
         x = self._check_x(x)
         y = _check_y(y, len(x))
@@ -204,7 +212,7 @@ class Network:
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             As in `gradient`; and in training mode with batch norm, which ties the examples of a batch to one
             another, so that none has a gradient of its own.
         """
@@ -302,9 +310,7 @@ class Network:
 
     def _check_x(self, x: ArrayLike) -> Array:
         """Cast x to the network's type; the layers check its shape, this its values."""
-        given = read_array("x", x)
-        if given.dtype.kind not in "fiub":
-            raise TypeError(f"x has dtype {given.dtype}; real numbers are expected")
+        given = read_numbers("x", x)
         if given.ndim < 2:
             raise ValueError(f"x has shape {given.shape}; one row an example, (B, ...), is expected")
         # A layer may write over what it is given, but never over the caller's array.
@@ -320,10 +326,7 @@ class Network:
         """Return the weight of each example."""
         if weights is None:
             return np.full(n_examples, 1.0 / max(n_examples, 1), self.dtype)
-        given = read_array("weights", weights)
-        if given.dtype.kind not in "fiub":
-            raise TypeError(f"weights has dtype {given.dtype}; real numbers are expected")
-        w = given.astype(self.dtype, copy=False)
+        w = read_numbers("weights", weights).astype(self.dtype, copy=False)
         if w.shape != (n_examples,):
             raise ValueError(f"weights has shape {w.shape}; ({n_examples},), one an example, is expected")
         row = first_bad_row(w)
@@ -335,11 +338,15 @@ class Network:
         """Return the array to write a gradient to."""
         if out is None:
             return memory.empty((self.n_parameters,), self.dtype)
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"out is a {type(out).__name__}; an array of {self.dtype} is expected")
         if out.shape != (self.n_parameters,) or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(
                 f"out has shape {out.shape} and dtype {out.dtype}; a contiguous ({self.n_parameters},) "
                 f"array of {self.dtype} is expected"
             )
+        if not out.flags.writeable:
+            raise ValueError("out is read-only; an array that can be written to is expected")
         return out
 
 

@@ -56,11 +56,13 @@ class SGD:
         TypeError
             If one is no array of float32 or float64.
         ValueError
-            If the two, or the velocity of earlier steps, differ in shape.
+            If theta is not a vector, or the two, or the velocity of earlier steps, differ in shape.
         """
         for name, array in (("theta", theta), ("gradient", gradient)):
             if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
                 raise TypeError(f"{name} is {array!r}; an array of float32 or float64 is expected")
+        if theta.ndim != 1:
+            raise ValueError(f"theta has shape {theta.shape}; (d,) is expected")
         if gradient.shape != theta.shape:
             raise ValueError(f"gradient has shape {gradient.shape} but theta has {theta.shape}")
         if self.velocity is None:

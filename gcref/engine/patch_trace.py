@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gcref.engine.trace import Array, Trace
 from gcref.kernels import convolution, memory
@@ -83,7 +84,7 @@ class PatchTrace(Trace):
         """Return what stands for A and D, by name."""
         return [pair for part in self.parts for pair in (("A", part.x), ("D", part.dout))]
 
-    def rows(self, examples: slice) -> "PatchTrace":
+    def rows(self, examples: slice | NDArray[np.intp]) -> "PatchTrace":
         """Return the trace of some of the examples."""
         return PatchTrace([_Part(p.x[examples], p.dout[examples], p.one) for p in self.parts], self.win, self.bias)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gcref.engine.convolution import Pair, at_least, pair, short, window_on
-from gcref.engine.layers import Layer
+from gcref.engine.convolution import Pair, pair, short, window_on
+from gcref.engine.layers import Layer, at_least
 from gcref.engine.trace import Array
 from gcref.kernels import elementwise
 from gcref.kernels.convolution import Window
@@ -137,6 +137,11 @@ class Subsample(Layer):
     stride : int
     n_out : int
         Channels of the output; those beyond the input's are 0.
+
+    Raises
+    ------
+    ValueError
+        If one is not a positive integer.
     """
 
     def __init__(self, stride: int, n_out: int) -> None:

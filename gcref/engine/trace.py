@@ -29,12 +29,12 @@ class Trace:
     TypeError
         If A or D does not hold float32 or float64 numbers.
     ValueError
-        If A or D has neither two nor three dimensions, or if they differ in B or T.
+        If A or D has neither two nor three dimensions, or no position or column, or if they differ in B or T.
 
     Notes
     -----
-    The arrays are kept as they are, not copied; if their types differ, both become float64. Finiteness is not
-    checked here: see `check_finite`.
+    The arrays are kept as they are, not copied; if their types differ, both become float64. Whether their numbers are
+    finite is not looked at here: what clusters the gradients does.
 
     Examples
     --------
@@ -98,7 +98,7 @@ class Trace:
         """Return the arrays that the trace is made of, by name."""
         return [("A", self.A), ("D", self.D)]
 
-    def rows(self, examples: slice) -> "Trace":
+    def rows(self, examples: slice | NDArray[np.intp]) -> "Trace":
         """Return the trace of some of the examples."""
         return Trace(self.A[examples], self.D[examples])
 
@@ -263,19 +263,14 @@ def _check_sequence(name: str, value: object, expected: str) -> None:
         raise TypeError(f"{name} is a {type(value).__name__}; {expected} is expected")
 
 
-def check_finite(traces: Sequence[Trace]) -> None:
-    """Raise if a trace holds NaN or infinity.
-
-    Raises
-    ------
-    ValueError
-        Naming the block, A or D, and the first example concerned.
-    """
+def first_bad_example(traces: Sequence[Trace]) -> tuple[int, str, int] | None:
+    """Return the block, "A" or "D", and the example of the first NaN or infinity, or None."""
     for block, trace in enumerate(traces):
         for name, array in trace.arrays():
             row = first_bad_row(array)
             if row is not None:
-                raise ValueError(f"{name} of traces[{block}] has NaN or infinity at example {row}")
+                return block, name, row
+    return None
 
 
 def read_array(name: str, values: ArrayLike) -> NDArray:
@@ -284,6 +279,14 @@ def read_array(name: str, values: ArrayLike) -> NDArray:
         return np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{name} cannot be read as an array: {error}") from None
+
+
+def read_numbers(name: str, values: ArrayLike) -> NDArray:
+    """Return `values` as an array of real numbers, of whatever type."""
+    array = read_array(name, values)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} has dtype {array.dtype}; real numbers are expected")
+    return array
 
 
 def first_bad_row(array: Array) -> int | None:
@@ -310,12 +313,12 @@ def _three_dimensional(values: ArrayLike, name: str) -> Array:
     if native not in (np.float32, np.float64):
         raise TypeError(f"{name} has dtype {array.dtype}; float32 or float64 is expected")
     array = array.astype(native, copy=False)
-    if array.ndim == 2:
-        return array[:, None, :]
-    if array.ndim != 3:
+    if array.ndim not in (2, 3):
         hint = _hint(name, array)
         raise ValueError(f"{name} has shape {array.shape}; (B, T, columns) or (B, columns) is expected{hint}")
-    return array
+    if 0 in array.shape[1:]:
+        raise ValueError(f"{name} has shape {array.shape}; at least one position and one column are expected")
+    return array[:, None, :] if array.ndim == 2 else array
 
 
 def _hint(name: str, array: Array) -> str:

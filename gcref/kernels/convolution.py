@@ -197,7 +197,7 @@ class _Phase(NamedTuple):
     first: tuple[int, int]
 
 
-def _axis(n_in: int, n_out: int, taps: int, padding: int, stride: int, phase: int) -> tuple[int, int, int, int]:
+def _axis(n_in: int, n_out: int, padding: int, stride: int, phase: int) -> tuple[int, int, int, int]:
     """Return one axis of a phase: positions, zeros behind dout, the first position, the input index it falls on.
 
     Padded input index f + s q (phase f, stride s) is met by the taps f + s j of the kernel and the outputs q − j, so
@@ -217,8 +217,8 @@ def _phases(win: Window, w: np.ndarray) -> list[_Phase]:
         for f_w in range(min(win.stride_w, win.kernel_w)):
             taps = kernel[f_h :: win.stride_h, f_w :: win.stride_w]
             n_h, n_w = taps.shape[:2]
-            rows, below, y, first_y = _axis(win.height, win.out_h, n_h, win.top, win.stride_h, f_h)
-            columns, behind, x, first_x = _axis(win.width, win.out_w, n_w, win.left, win.stride_w, f_w)
+            rows, below, y, first_y = _axis(win.height, win.out_h, win.top, win.stride_h, f_h)
+            columns, behind, x, first_x = _axis(win.width, win.out_w, win.left, win.stride_w, f_w)
             part = Window(
                 win.out_h, win.out_w, O, n_h, n_w, 1, 1, n_h - 1, below, n_w - 1, behind, rows, columns
             )  # fmt: skip

@@ -28,8 +28,6 @@ __all__ = [
     "exchange_sweep_gram",
     "gram",
     "grouped_sums",
-    "inner_products",
-    "inner_products_of_gradients",
     "join",
     "join_cost",
     "row_sq_norms",
@@ -101,33 +99,7 @@ def gram(A: np.ndarray, D: np.ndarray, A2: np.ndarray, D2: np.ndarray) -> np.nda
     return out
 
 
-def inner_products(A: np.ndarray, D: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """⟨c_k d_kᵀ, g_i⟩ = Σ_t (A_it·c_k)(D_it·d_k), Eq. 5 at T = 1, Eq. 9 beyond; (N, K).
-
-    A (N, T, I), D (N, T, O), rank-1 centres c (K, I), d (K, O). Cost N T K (I + O).
-    """
-    (N, T, I), O, K = A.shape, D.shape[2], len(c)  # noqa: E741
-    out = np.zeros((N, K))
-    for rows in chunked(N, T * K):
-        n = len(A[rows]) * T
-        a, b = product(A[rows].reshape(n, I), c.T), product(D[rows].reshape(n, O), d.T)
-        a *= b
-        out[rows] = a if T == 1 else a.reshape(len(A[rows]), T, K).sum(axis=1, dtype=np.float64)
-    return out
-
-
-def inner_products_of_gradients(G: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """⟨c_k d_kᵀ, g_i⟩ = c_kᵀ g_i d_k of gradients written out, Eq. 8; (N, K).
-
-    G (N, I, O), rank-1 centres c (K, I), d (K, O). Cost N K I O.
-    """
-    out = np.zeros((len(G), len(c)))
-    for rows in chunked(len(G), len(c) * d.shape[1]):
-        out[rows] = np.einsum("nko,ko->nk", c @ G[rows], d)
-    return out
-
-
-# ------------------------------------------------------------------------------------------------ sketches
+# ----------------------------------------------------------------------------------- centres and sketches
 
 
 @fast_jit
@@ -140,15 +112,16 @@ def _add_position_products(a: np.ndarray, b: np.ndarray, out: np.ndarray, first:
 
 
 def add_position_products(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """out_i += Σ_t a_it ∘ b_it, which sketches a block's gradients if a = R A_it and b = Q D_it, R and Q of m rows.
+    """out_i += Σ_t a_it ∘ b_it: Eq. 9, ⟨r_j q_jᵀ, g_i⟩ = Σ_t (r_j·A_it)(q_j·D_it), if a = R A_it, b = Q D_it.
 
-    a, b (N, T, m), out (N, m) float64. Cost N T m, after N T m (I + O) for a and b.
+    The rows of R and Q are the factors of m centres of rank 1, or the signs of a sketch. a, b (N, T, m), out (N, m)
+    float64. Cost N T m, after N T m (I + O) for a and b.
     """
     threads.over(len(out), lambda first, last: _add_position_products(a, b, out, first, last), a.size >= 1 << 15)
 
 
 def add_gradient_sketch(G: np.ndarray, R: np.ndarray, Q: np.ndarray, out: np.ndarray) -> None:
-    """out_ij += r_jᵀ g_i q_j, the same sketch of gradients written out, Eq. 8's form.
+    """out_ij += r_jᵀ g_i q_j = ⟨r_j q_jᵀ, g_i⟩, the same of gradients written out: Eq. 8.
 
     G (N, I, O), R (m, I), Q (m, O), out (N, m) float64. Cost N m I O.
     """

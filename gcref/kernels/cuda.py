@@ -38,8 +38,6 @@ __all__ = [
     "fold",
     "gram",
     "grouped_sums",
-    "inner_products",
-    "inner_products_of_gradients",
     "join",
     "join_cost",
     "row_sq_norms",
@@ -116,26 +114,13 @@ def gram(A: np.ndarray, D: np.ndarray, A2: np.ndarray, D2: np.ndarray) -> np.nda
     return host(out)
 
 
-def inner_products(A: np.ndarray, D: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """⟨c_k d_kᵀ, g_i⟩; (N, K). A (N, T, I), D (N, T, O), c (K, I), d (K, O): centres of one position each."""
-    c, d = put(c), put(d)
-    return gram(A, D, c.reshape(c.shape[0], 1, c.shape[1]), d.reshape(d.shape[0], 1, d.shape[1]))
-
-
 def add_rank_one_products(blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], out: np.ndarray) -> None:
     """out_ik += Σ_l (A_i·c_k)(D_i·d_k) over blocks A (N, I), D (N, O), c (K, I), d (K, O); out (N, K) float64."""
     for A, D, c, d in blocks:
-        out += inner_products(A[:, None], D[:, None], c, d)
+        out += gram(A[:, None], D[:, None], c[:, None], d[:, None])
 
 
-def inner_products_of_gradients(G: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """⟨c_k d_kᵀ, g_i⟩ = c_kᵀ g_i d_k of gradients written out; (N, K). G (N, I, O), c (K, I), d (K, O)."""
-    out = np.zeros((len(G), len(c)))
-    add_gradient_sketch(G, c, d, out)
-    return out
-
-
-# ------------------------------------------------------------------------------------------------ sketches
+# ----------------------------------------------------------------------------------- centres and sketches
 
 
 def add_position_products(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:

@@ -24,7 +24,7 @@ def _n_parts(n_examples: int, n_outputs: int) -> int:
 
 
 @cuda_jit
-def _second_moment(A, D, weights, parts):  # type: ignore[no-untyped-def]
+def _second_moment(A, D, parts):  # type: ignore[no-untyped-def]
     """A thread a part and coordinate; parts (P, I, O)."""
     n, O = A.shape[0], D.shape[2]  # noqa: E741
     n_outputs, n_parts = A.shape[2] * O, parts.shape[0]
@@ -35,22 +35,19 @@ def _second_moment(A, D, weights, parts):  # type: ignore[no-untyped-def]
             gradient = 0.0
             for t in range(A.shape[1]):
                 gradient += np.float64(A[i, t, a]) * np.float64(D[i, t, b])
-            total += weights[i] * gradient * gradient
+            total += gradient * gradient
         parts[part, a, b] = total
 
 
-def second_moment(
-    A: np.ndarray, D: np.ndarray, weights: np.ndarray | None = None, out: np.ndarray | None = None
-) -> np.ndarray:
-    """Σ_i w_i g_i∘g_i, coordinate by coordinate; (I, O), with w_i = 1 where `weights` (N,) is None.
+def second_moment(A: np.ndarray, D: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Σ_i g_i∘g_i, coordinate by coordinate; (I, O).
 
     A (N, T, I), D (N, T, O); added to `out`, if there is one. Cost N T I O.
     """
     (N, _, I), O = A.shape, D.shape[2]  # noqa: E741
     total = np.zeros((I, O)) if out is None else out
     parts = zeros(_n_parts(N, I * O), I, O)
-    w = put(np.ones(N) if weights is None else np.asarray(host(weights), dtype=np.float64))
-    launch(_second_moment, blocks_for(parts.size, THREADS), THREADS, put(A), put(D), w, parts)
+    launch(_second_moment, blocks_for(parts.size, THREADS), THREADS, put(A), put(D), parts)
     _add_parts(parts.reshape(parts.shape[0], I * O), total.reshape(I * O))
     return total
 

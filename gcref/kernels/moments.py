@@ -13,25 +13,21 @@ from gcref.kernels.jit import fast_jit
 _SAFE = 2.0**-12, 2.0**20  # what columns of A and D may reach without their squares' products leaving float32
 
 
-def second_moment(
-    A: np.ndarray, D: np.ndarray, weights: np.ndarray | None = None, out: np.ndarray | None = None
-) -> np.ndarray:
-    """Σ_i w_i g_i∘g_i, coordinate by coordinate; (I, O), with w_i = 1 where `weights` (N,) is None.
+def second_moment(A: np.ndarray, D: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Σ_i g_i∘g_i, coordinate by coordinate; (I, O).
 
-    T ≤ 2: Σ_{t,s} (A_t∘A_s)ᵀ(w D_t∘D_s), matrix products that form no gradient; beyond, the gradients of a
+    T ≤ 2: Σ_{t,s} (A_t∘A_s)ᵀ(D_t∘D_s), matrix products that form no gradient; beyond, the gradients of a
     few examples at a time. A (N, T, I), D (N, T, O); added to `out`, if there is one. Products of up to 256
     examples keep the dtype, their sum is float64. In float32, whose squares end at 1e-38 and 1e38, each column is
     first scaled by a power of two, which changes no digit. Cost N T min(T, 2) I O.
     """
     N, T, I = A.shape  # noqa: E741
     O = D.shape[2]  # noqa: E741
-    w = None if weights is None else np.asarray(weights, dtype=A.dtype)[:, None]
     total = np.zeros((I, O)) if out is None else out
     for rows in chunked(N, T * (I + O) if T <= 2 else T * (I + O) + I * O, 256):
         a, a_squared = _scaled(A[rows])
         d, d_squared = _scaled(D[rows])
-        part = _chunk_second_moment(a, d, None if w is None else w[rows])
-        accumulate_scaled(total, part, a_squared, d_squared)
+        accumulate_scaled(total, _chunk_second_moment(a, d), a_squared, d_squared)
     return total
 
 
@@ -46,16 +42,15 @@ def _scaled(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return X * np.ldexp(np.float32(1), -exponents), np.ldexp(1.0, 2 * exponents)
 
 
-def _chunk_second_moment(A: np.ndarray, D: np.ndarray, w: np.ndarray | None) -> np.ndarray:
-    """Σ_i w_i g_i∘g_i of a few examples; w (N, 1)."""
+def _chunk_second_moment(A: np.ndarray, D: np.ndarray) -> np.ndarray:
+    """Σ_i g_i∘g_i of a few examples."""
     T = A.shape[1]
     if T > 2:
-        squares = np.square(A.transpose(0, 2, 1) @ D)
-        return squares.sum(axis=0) if w is None else np.tensordot(w[:, 0], squares, axes=1)
+        return np.square(A.transpose(0, 2, 1) @ D).sum(axis=0)
     total = None
     for t in range(T):
         for s in range(t + 1):
-            products = D[:, t] * D[:, s] if w is None else w * D[:, t] * D[:, s]
+            products = D[:, t] * D[:, s]
             found = threads.product((A[:, t] * A[:, s]).T, products if s == t else 2 * products)
             total = found if total is None else total + found
     return np.zeros((A.shape[2], D.shape[2]), A.dtype) if total is None else total

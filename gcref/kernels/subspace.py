@@ -14,7 +14,7 @@ _WORTHWHILE = 1 << 15  # multiplications; below it a thread's start costs more t
 def add_grouped_sums(pairs: list[tuple[np.ndarray, np.ndarray]], labels: np.ndarray) -> None:
     """`gcref.kernels.cpu.grouped_sums` of several arrays X (N, M), each added to its sums (K, M).
 
-    An array is one thread's, which reads it from end to end: what this costs is memory, not arithmetic.
+    An array is one thread's, which reads it from end to end: what this costs is memory, not arithmetic. Cost N M each.
     """
     order = np.argsort(labels, kind="stable")
 

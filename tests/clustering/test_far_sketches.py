@@ -9,15 +9,19 @@ import gcref
 from gcref.trace_files import TraceFile, write_traces
 
 
-@pytest.fixture
-def traces(tmp_path):
+@pytest.fixture(params=["h5", "npz", "compressed npz"])
+def traces(request, tmp_path):
     rng = np.random.default_rng(0)
     blocks = [
         gcref.Trace(rng.standard_normal((60, 3, 5)), rng.standard_normal((60, 3, 2))),
         gcref.Trace(rng.standard_normal((60, 1, 4)), rng.standard_normal((60, 1, 3))),
     ]
-    write_traces(tmp_path / "traces.h5", blocks)
-    return TraceFile(tmp_path / "traces.h5", batch_bytes=3000)
+    path = tmp_path / f"traces.{request.param.split()[-1]}"
+    if request.param == "compressed npz":
+        np.savez_compressed(path, A0=blocks[0].A, D0=blocks[0].D, A1=blocks[1].A, D1=blocks[1].D)
+    else:
+        write_traces(path, blocks)
+    return TraceFile(path, batch_bytes=3000)
 
 
 def test_pieces_are_the_batches(traces):
@@ -66,5 +70,8 @@ def test_the_example_that_is_not_finite_is_named_by_its_place_among_all():
             A[2], D[2] = big, big
             yield [gcref.Trace(A, D)]
 
+    sketches = gcref.Sketches(4)
     with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="the gradient of example 6 is not finite"):
-        gcref.Sketches(4).add(Bad(), pool)
+        sketches.add(Bad(), pool)
+    other = [gcref.Trace(np.ones((3, 5)), np.ones((3, 1)))]  # of other blocks, which nothing came of
+    assert len(sketches.add(other)) == 3

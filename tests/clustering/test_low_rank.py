@@ -190,6 +190,14 @@ def test_float32_traces_stay_float32_and_agree_with_float64(modes):
     assert_allclose(single.objective_, double.objective_, rtol=0.05)
 
 
+def test_one_batch_of_float64_makes_the_centers_float64(modes, helpers):
+    first, second = helpers.split(modes(), [30, 30])
+    narrow = [trace.astype(np.dtype(np.float32)) for trace in first]
+    for batches in ([narrow, second], [second, narrow]):
+        fit = GradientClustering(6, n_iter=1).fit(batches)
+        assert all(c.dtype == d.dtype == np.float64 for c, d in fit.centers_)
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [

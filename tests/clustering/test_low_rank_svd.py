@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import gcref
+from gcref.clustering.base import NotFiniteError
 from gcref.clustering.exact import ExactClustering
 from gcref.clustering.low_rank import GradientClustering
 from gcref.clustering.svd import best_of_rank
@@ -184,6 +185,12 @@ def test_a_run_restarted_from_stored_centers(modes):
         rest.set_params(rank=1).fit(traces)
     with pytest.raises(ValueError, match="these traces need"):
         rest.set_params(center="mean").fit(traces)
+
+
+def test_distances_that_overflow_are_refused(modes):
+    large = [Trace(t.A * np.float32(1e14), t.D * np.float32(1e14)) for t in modes(dtype="float32")]
+    with pytest.raises(NotFiniteError, match="a distance from a gradient to a centre overflows"):
+        GradientClustering(4, center="svd", n_iter=2).fit(large)
 
 
 def test_float32_traces_stay_float32(modes):

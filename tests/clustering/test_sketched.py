@@ -253,6 +253,20 @@ def test_partial_fit_takes_in_new_examples(modes, helpers):
     assert_array_equal(fit.labels_, want.labels)
 
 
+def test_a_partial_fit_that_is_interrupted_can_be_made_again(modes, helpers, monkeypatch):
+    first, second = helpers.split(modes(), [40, 20])
+    fit = SketchedClustering(4, dim=8).fit(first)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "_sweep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit.partial_fit(second)
+    assert len(fit.partial_fit(second).labels_) == len(fit.sketches_) == 60
+
+
 def test_partial_fit_refreshes_some(modes):
     old, new = modes(seed=0), modes(seed=1)
     fit = SketchedClustering(5).fit(old)

@@ -1,3 +1,5 @@
+import errno
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -140,6 +142,17 @@ def test_saved_sketches_come_back_and_can_be_added_to(modes, helpers, tmp_path):
     assert_array_equal(back.add(second).values, kept.add(second).values)
     with pytest.raises(FileExistsError):
         kept.save(tmp_path / "z.npz")
+
+
+def test_sketches_that_cannot_be_saved_leave_nothing_behind(tmp_path, monkeypatch):
+    def full(file, **_):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match=r"z\.npz cannot be written: No space left on device"):
+        Sketches(6).save(tmp_path / "z.npz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_float32_traces_are_sketched_in_float32_and_added_up_in_float64(modes):

@@ -111,3 +111,6 @@ def test_shapes_are_checked():
         RandomFeatures(np.ones((3, 5))).forward(np.ones((2, 4)), [])
     with pytest.raises(ValueError, match=r"features has shape \(3,\)"):
         RandomFeatures(np.ones(3))
+    for n_in, n_out, message in ((0, 3, "n_in is 0"), (3, 2.5, "n_out is 2.5")):
+        with pytest.raises(ValueError, match=f"{message}; an int of at least 1 is expected"):
+            Linear(n_in, n_out)

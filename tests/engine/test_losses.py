@@ -106,6 +106,7 @@ def test_logits_and_smoothing_are_checked():
         Logistic()(np.zeros((2, 3)), np.array([0, 1]))
     with pytest.raises(ValueError, match=r"logits has shape \(2,\)"):
         SoftmaxCrossEntropy()(np.zeros(2), np.array([0, 1]))
+    assert SoftmaxCrossEntropy(np.float32(0.25)).label_smoothing == 0.25
     for smoothing in (-0.1, 1.0, math.nan):
         with pytest.raises(ValueError, match="label_smoothing is"):
             SoftmaxCrossEntropy(smoothing)

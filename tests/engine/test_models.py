@@ -75,7 +75,8 @@ def test_random_features_and_head_have_streams_of_their_own():
     [
         (lambda: gcref.mlp((5,)), ValueError, r"sizes is \(5,\)"),
         (lambda: gcref.mlp((5, 0, 3)), ValueError, r"sizes\[1\] is 0"),
-        (lambda: gcref.mlp((5, 2.5, 3)), TypeError, r"sizes\[1\] is 2.5"),
+        (lambda: gcref.mlp((5, 2.5, 3)), ValueError, r"sizes\[1\] is 2.5"),
+        (lambda: gcref.mlp((5, True, 3)), ValueError, r"sizes\[1\] is True"),
         (lambda: gcref.mlp(5), TypeError, "sizes is 5"),
         (lambda: gcref.mlp((5, 3), seed=-1), ValueError, "seed is -1"),
         (lambda: gcref.random_features(3, 4, seed=-1), ValueError, "seed is -1"),

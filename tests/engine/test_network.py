@@ -172,6 +172,11 @@ def test_gradient_writes_into_out():
     for bad in (np.empty(3), np.empty(N_PARAMETERS, np.float32), np.empty(2 * N_PARAMETERS)[::2]):
         with pytest.raises(ValueError, match="out has shape"):
             net.gradient(x, y, out=bad)
+    with pytest.raises(TypeError, match="out is a list; an array of float64 is expected"):
+        net.gradient(x, y, out=[0.0] * N_PARAMETERS)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out is read-only"):
+        net.gradient(x, y, out=out)
 
 
 def test_weights_are_views_of_theta():
@@ -209,6 +214,8 @@ def test_assigning_theta_copies():
     net.theta = list(range(N_PARAMETERS))
     with pytest.raises(ValueError, match=r"theta has shape \(3,\); \(107,\) is expected"):
         net.theta = np.ones(3)
+    with pytest.raises(TypeError, match="theta has dtype complex128; real numbers are expected"):
+        net.theta = net.theta + 1j
 
 
 @pytest.mark.parametrize("duplicate", [Network.copy, copy.copy, copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))])

@@ -49,6 +49,8 @@ def test_sizes_must_agree():
     optimizer = gcref.SGD(0.1)
     with pytest.raises(ValueError, match=r"gradient has shape \(3,\) but theta has \(2,\)"):
         optimizer.step(np.ones(2), np.ones(3))
+    with pytest.raises(ValueError, match=r"theta has shape \(2, 1\); \(d,\) is expected"):
+        optimizer.step(np.ones((2, 1)), np.ones((2, 1)))
     optimizer.step(np.ones(2), np.ones(2))
     with pytest.raises(ValueError, match=r"theta has shape \(3,\) but earlier steps had \(2,\)"):
         optimizer.step(np.ones(3), np.ones(3))

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from gcref.engine.trace import (
     Trace,
-    check_finite,
     check_traces,
     concatenate,
     difference,
+    first_bad_example,
     per_example_gradients,
 )
 
@@ -77,6 +77,14 @@ def test_mixed_dtypes_become_float64():
 
 def test_no_example_gives_no_row():
     assert per_example_gradients(draw(0, 0, [(1, 4, 2), (2, 3, 5)])).shape == (0, 23)
+
+
+@pytest.mark.parametrize(
+    ("A", "D", "name"), [((5, 0, 3), (5, 0, 2), "A"), ((5, 0), (5, 2), "A"), ((5, 3), (5, 0), "D")]
+)
+def test_a_trace_without_positions_or_columns_is_refused(A, D, name):
+    with pytest.raises(ValueError, match=rf"{name} has shape .* at least one position and one column"):
+        Trace(np.ones(A), np.ones(D))
 
 
 def test_two_dimensions_are_one_position():
@@ -187,13 +195,12 @@ def test_check_traces_names_what_is_wrong():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_check_finite_names_block_and_example(bad):
+def test_what_is_not_finite_is_found(bad):
     traces = draw(0, 3, [(1, 4, 2), (2, 3, 3)])
-    check_finite(traces)
+    assert first_bad_example(traces) is None
     traces[1].D[2, 1, 0] = bad
-    with pytest.raises(ValueError, match=r"D of traces\[1\] has NaN or infinity at example 2"):
-        check_finite(traces)
+    assert first_bad_example(traces) == (1, "D", 2)
 
 
-def test_check_finite_accepts_finite_numbers_whose_sum_overflows():
-    check_finite([Trace(np.full((4, 3), 3e38, np.float32), np.ones((4, 2), np.float32))])
+def test_finite_numbers_whose_sum_overflows_are_finite():
+    assert first_bad_example([Trace(np.full((4, 3), 3e38, np.float32), np.ones((4, 2), np.float32))]) is None
