@@ -22,7 +22,7 @@ def test_the_quick_start_is_two_blocks():
     assert len(blocks("sh", quick_start)) == len(blocks("sh")) == 2
     job, tests = blocks("sh")
     assert "gcref rf-sweep --quick --out quick.h5" in job
-    assert tests.rstrip().endswith("pytest")
+    assert tests.rstrip().endswith("/pytest --numprocesses logical")
 
 
 def test_the_first_example_prints_what_it_says():

@@ -358,20 +358,20 @@ def test_a_change_in_the_configuration_is_found(copy_of, field, value, found_by)
 
 
 def test_other_data_are_told(files, monkeypatch):
-    load = data.load
+    path, load = files("float32"), data.load
 
     def other(name, split, data_dir, **options):
         there = load(name, split, data_dir, **options)
         return data.Dataset(1 - there.x, there.y)
 
     monkeypatch.setattr(data, "load", other)
-    assert failing(files("float32")) == {"data", "recomputation"}
+    assert failing(path) == {"data", "recomputation"}
 
 
 def test_data_that_do_not_fit_are_told(files, monkeypatch):
-    load = data.load
+    path, load = files("float32"), data.load
     monkeypatch.setattr(data, "load", lambda *a, **k: data.subset(load(*a, **k), 50))
-    (check,) = image_results.validate(files("float32"))
+    (check,) = image_results.validate(path)
     assert "n_examples=60" in str(check.failures[0])
 
 
