@@ -29,9 +29,10 @@ def info() -> None:
     """Show versions, cores and threads, BLAS, GPU and data: what a bug report needs.
 
     \b
-    gcref info
+    Examples:
+      gcref info
     """  # noqa: D301
-    from gcref.cores import THREAD_VARIABLES, n_cores
+    from gcref.cores import BLAS_VARIABLES, THREAD_VARIABLES, n_cores
     from gcref.kernels import jit
 
     for name, version in versions():
@@ -41,6 +42,7 @@ def info() -> None:
         click.echo(f"{command:<12} {text}")
     asked = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
     threads = ", ".join(f"{k}={v}" for k, v in asked.items())
+    threads += " (BLAS's are set by gcref)" if set(BLAS_VARIABLES) <= set(asked) else ""
     click.echo(f"threads      {threads or 'library defaults (no variable set)'}")
     click.echo(f"blas         {blas()}")
     click.echo(f"jit cache    {jit.disk_cache()}")
@@ -96,7 +98,8 @@ def warmup() -> None:
     """Compile every kernel once and keep the result on disk, so that later runs start at once.
 
     \b
-    gcref warmup
+    Examples:
+      gcref warmup
     """  # noqa: D301
     start = time.monotonic()
     click.echo("compiling ...", err=True)

@@ -30,7 +30,10 @@ STILL = 5  # the step of a still: clusters of both classes have formed, and boun
 )  # fmt: skip
 @click.option("--learning-rate", type=float, default=0.5, show_default=True, help="Of gradient descent.")
 @click.option("--n-steps", type=int, default=30, show_default=True, help="Steps of gradient descent.")
-@click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True,
+    help="Seed of the points, the first boundary and the first clusters.",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it is there.")
 def toy(
     out: Path | None,
