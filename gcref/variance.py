@@ -105,15 +105,15 @@ def variance(
 
 def _check_arguments(estimators: Mapping[str, Any], net: Any, ds: Any) -> None:
     """Raise unless each argument has what its place asks for; two may be swapped, or x and y given for a data set."""
-    places = [
-        (name, estimator, ("sample",), "an estimator, such as MiniBatch,") for name, estimator in estimators.items()
+    places: list[tuple[str, Any, str, str]] = [
+        *((name, estimator, "sample", "an estimator, such as MiniBatch,") for name, estimator in estimators.items()),
+        ("net", net, "n_parameters", "a Network"),
+        ("ds", ds, "y", "a data set, such as gcref.data.Dataset(x, y),"),
     ]
-    places += [("net", net, ("gradient", "n_parameters"), "a Network")]
-    places += [("ds", ds, ("x", "y"), "a data set, such as gcref.data.Dataset(x, y),")]
-    for name, value, attributes, expected in places:
+    for name, value, attribute, expected in places:
         if isinstance(value, type):
             raise TypeError(f"{name} is the class {value.__name__}; an instance is expected")
-        if not all(hasattr(value, attribute) for attribute in attributes):
+        if not hasattr(value, attribute):
             raise TypeError(f"{name} is a {type(value).__name__}; {expected} is expected")
 
 
