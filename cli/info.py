@@ -25,31 +25,41 @@ PACKAGES = (
 
 
 @click.command(short_help="Show versions, threads, BLAS and GPU.")
-def info() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def info(as_json: bool) -> None:
     """Show versions, cores and threads, BLAS, GPU and data: what a bug report needs.
 
     \b
     Examples:
       gcref info
+      gcref info --json
     """  # noqa: D301
+    found = [*versions(), *_machine()]
+    if as_json:
+        import json
+
+        click.echo(json.dumps({name: text or None for name, text in found}))
+        return
+    for name, text in found:
+        click.echo(f"{name:<12} {text or 'not installed'}")
+
+
+def _machine() -> Iterator[tuple[str, str]]:
+    """Yield what there is to compute with, and what is made of it."""
     from gcref.cores import BLAS_VARIABLES, THREAD_VARIABLES, n_cores
+    from gcref.data import reference
     from gcref.kernels import jit
 
-    for name, version in versions():
-        click.echo(f"{name:<12} {version or 'not installed'}")
-    click.echo(f"cores        {n_cores()}")
-    for command, text in _threads():
-        click.echo(f"{command:<12} {text}")
+    yield "cores", str(n_cores())
+    yield from _threads()
     asked = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
     threads = ", ".join(f"{k}={v}" for k, v in asked.items())
     threads += " (BLAS's are set by gcref)" if set(BLAS_VARIABLES) <= set(asked) else ""
-    click.echo(f"threads      {threads or 'library defaults (no variable set)'}")
-    click.echo(f"blas         {blas()}")
-    click.echo(f"jit cache    {jit.disk_cache()}")
-    click.echo(f"gpu          {jit.gpu()}")
-    from gcref.data import reference
-
-    click.echo(f"data         the paper's digitised points ({len(reference())})")
+    yield "threads", threads or "library defaults (no variable set)"
+    yield "blas", blas()
+    yield "jit cache", str(jit.disk_cache())
+    yield "gpu", str(jit.gpu())
+    yield "data", f"the paper's digitised points ({len(reference())})"
 
 
 def versions() -> Iterator[tuple[str, str]]:

@@ -30,7 +30,8 @@ MOST_LINES = 20
     "--examples", type=click.IntRange(min=1), show_default="500",
     help="Images whose gradients are written out where those of all would be too many numbers.",
 )  # fmt: skip
-def validate(results: Path, workers: int | None, data_dir: str | None, examples: int | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def validate(results: Path, workers: int | None, data_dir: str | None, examples: int | None, as_json: bool) -> None:
     """Recompute the numbers in RESULTS, a file of the random-features study or of an image study, from scratch.
 
     Data and models are made again from the stored configuration, the gradient of every example is written
@@ -46,6 +47,7 @@ def validate(results: Path, workers: int | None, data_dir: str | None, examples:
       gcref validate quick.h5
       gcref validate results.h5 --workers 1
       gcref validate cifar10.h5 --data-dir cifar --examples 1000
+      gcref validate quick.h5 --json | python -m json.tool
     """  # noqa: D301
     start = time.monotonic()
     of_images = is_of_images(results)
@@ -55,14 +57,15 @@ def validate(results: Path, workers: int | None, data_dir: str | None, examples:
             kind = "an image study" if of_images else "the random-features study"
             raise click.UsageError(f"{flag}={value} has no meaning for {results}, a file of {kind}")
     checks, extent = recompute(results, workers, data_dir, examples)
-    _print_table(checks)
-    _print_failures(checks)
-    failed = [check.name for check in checks if not check.passed]
-    verdict = f"FAIL in {', '.join(failed)}" if failed else "every check passed"
     n_checked = next(check.n for check in checks if check.name == "recomputation")
-    seconds = time.monotonic() - start
-    click.echo(f"{results}: {verdict} ({n_checked} of {extent} recomputed, {seconds:.0f} s)")
-    sys.exit(1 if failed else 0)
+    told = f"{n_checked} of {extent} recomputed", time.monotonic() - start
+    if as_json:
+        _print_json(results, checks, *told)
+    else:
+        _print_table(checks)
+        _print_failures(checks)
+        _print_verdict(results, checks, *told)
+    sys.exit(0 if all(check.passed for check in checks) else 1)
 
 
 def is_of_images(results: Path) -> bool:
@@ -143,6 +146,32 @@ def _print_table(checks: Sequence["Check"]) -> None:
     for check in checks:
         if check.note:
             click.echo(f"{check.name}: {check.note}")
+
+
+def _print_verdict(results: Path, checks: Sequence["Check"], extent: str, seconds: float) -> None:
+    """Say in one line how it went."""
+    failed = [check.name for check in checks if not check.passed]
+    verdict = f"FAIL in {', '.join(failed)}" if failed else "every check passed"
+    click.echo(f"{results}: {verdict} ({extent}, {seconds:.0f} s)")
+
+
+def _print_json(results: Path, checks: Sequence["Check"], extent: str, seconds: float) -> None:
+    """Print the table for machines: null where a check compares no numbers or allows no deviation."""
+    import json
+    import math
+
+    rows = [
+        {
+            "check": check.name, "compared": check.n,
+            "worst": check.worst if check.tolerance and math.isfinite(check.worst) else None,
+            "allowed": check.tolerance, "verdict": check.verdict, "what": check.what, "note": check.note,
+            "n_failures": check.n_failures, "failures": [str(failure) for failure in check.failures],
+        }
+        for check in checks
+    ]  # fmt: skip
+    passed = all(check.passed for check in checks)
+    found = {"path": str(results), "passed": passed, "extent": extent, "seconds": round(seconds, 1), "checks": rows}
+    click.echo(json.dumps(found, allow_nan=False))
 
 
 def _numbers(check: "Check") -> tuple[str, str]:

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -93,6 +94,19 @@ def test_info():
         "data",
     }
     assert rows <= set(lines)
+
+
+def test_info_is_the_same_for_machines():
+    lines = invoke("info").stdout.splitlines()
+    found = json.loads(invoke("info", "--json").stdout)
+    assert [f"{name:<12} {text or 'not installed'}" for name, text in found.items()] == lines
+    assert found["gcref"] == gcref.__version__
+
+
+def test_info_says_who_sets_blas_threads():
+    command = [sys.executable, "-m", "gcref.cli", "info"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^threads .*OMP_NUM_THREADS=1.* \(BLAS's are set by gcref\)$", shown, re.MULTILINE)
 
 
 def test_info_names_the_thread_variables_that_are_set(monkeypatch):

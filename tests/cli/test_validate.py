@@ -98,6 +98,24 @@ def test_what_cannot_be_read_is_a_usage_error(results, tmp_path, kind):
     assert expected[kind] in message
 
 
+def test_the_checks_for_machines(results, tmp_path):
+    whole = json.loads(invoke(results, "--json").stdout)
+    assert (whole["path"], whole["passed"]) == (str(results), True)
+    assert {row["verdict"] for row in whole["checks"]} <= {"pass", "finding", "nothing"}
+    assert all(row["worst"] <= row["allowed"] for row in whole["checks"] if row["allowed"])
+    path = tmp_path / "changed.h5"
+    path.write_bytes(results.read_bytes())
+    with h5py.File(path, "a") as file:
+        next(iter(file["trajectories"].values()))["variance/sgb"][0] *= 2
+    result = invoke(path, "--json")
+    assert result.exit_code == 1
+    changed = json.loads(result.stdout)
+    failed = [row for row in changed["checks"] if row["verdict"] == "FAIL"]
+    assert not changed["passed"]
+    assert "digests" in {row["check"] for row in failed}
+    assert all(row["failures"] and row["n_failures"] >= len(row["failures"]) for row in failed)
+
+
 def test_workers_must_be_positive(results):
     assert invoke(results, "--workers", 0).exit_code == 2
 
