@@ -73,6 +73,11 @@ def toy(
     from gcref import toy_figure
     from gcref.studies.toy import separable, train
 
+    if show:
+        try:
+            toy_figure.check_window()
+        except RuntimeError as error:
+            raise click.UsageError(f"--show: {error}; --out FILE needs none") from None
     with usage_errors():
         result = train(separable(n_points, noise, seed), n_clusters, learning_rate, n_steps, seed)
     if out is not None and form is not None:
@@ -85,10 +90,7 @@ def toy(
     if out is not None:
         click.echo(f"wrote {out}")
     if show:
-        try:
-            toy_figure.window(result)
-        except RuntimeError as error:
-            raise click.UsageError(f"--show: {error}; --out FILE needs none") from None
+        toy_figure.window(result)
 
 
 def _form(out: Path) -> str:

@@ -197,19 +197,35 @@ def window(toy: Toy) -> None:
     from matplotlib import pyplot
 
     with context(_RC):
+        figure = _open_window()
         try:
-            figure = pyplot.figure("gcref toy", figsize=SIZE)
-        except ImportError as error:  # a toolkit was asked for that cannot run here
-            raise RuntimeError(str(error)) from None
-        try:
-            if figure.canvas.required_interactive_framework is None:
-                backend = pyplot.get_backend()
-                raise RuntimeError(f"there is no display, or no toolkit for windows (matplotlib has only {backend!r})")
             player = Player(toy, figure)
             pyplot.show()
             player.timer.stop()
         finally:
             pyplot.close(figure)
+
+
+def check_window() -> None:
+    """Raise a RuntimeError, as `window`, unless a window could be opened here."""
+    from matplotlib import pyplot
+
+    pyplot.close(_open_window())
+
+
+def _open_window() -> Figure:
+    """Return the figure of a window that is not shown yet."""
+    from matplotlib import pyplot
+
+    try:
+        figure = pyplot.figure("gcref toy", figsize=SIZE)
+    except ImportError as error:  # a toolkit was asked for that cannot run here
+        raise RuntimeError(str(error)) from None
+    if figure.canvas.required_interactive_framework is None:
+        pyplot.close(figure)
+        backend = pyplot.get_backend()
+        raise RuntimeError(f"there is no display, or no toolkit for windows (matplotlib has only {backend!r})")
+    return figure
 
 
 class _Plane:

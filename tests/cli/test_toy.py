@@ -84,9 +84,11 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     assert out.read_text() == "mine"
 
 
-def test_show_without_a_display():
+def test_show_without_a_display_is_refused_before_anything_is_done(tmp_path):
     pyplot.switch_backend("agg")
-    result = call("--show", "--n-steps", 0)
+    result = call("--show", "--n-steps", 0, "--out", tmp_path / "t.png")
     assert result.exit_code == 2
+    assert result.stdout == ""
+    assert not list(tmp_path.iterdir())
     assert "--show: there is no display" in result.stderr
     assert "Traceback" not in result.output
