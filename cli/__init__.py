@@ -57,7 +57,7 @@ def cli() -> None:
 
     \b
     gcref rf-sweep --quick --out quick.h5     a small sweep, in seconds
-    gcref image --dataset digits --out d.h5   an image model, measured while it trains
+    gcref image --dataset digits --iterations 1000 --out d.h5    an image model, measured
     gcref figures quick.h5 --out figures      the paper's figures from it
     gcref toy --out toy.gif                   clusters of gradients, seen (Fig. 1)
     gcref reproduce --figure 4b               a figure of the paper, its numbers beside ours

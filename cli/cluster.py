@@ -44,7 +44,10 @@ METHODS = "sketched, gc, gc-rankR, exchange, exact"
     "--n-iter", type=click.IntRange(min=1), show_default="10 iterations; 20 sweeps of sketched and exchange",
     help="The most iterations or sweeps.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True,
+    help="Seed of the sketches and of the first clusters.",
+)  # fmt: skip
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True,
     help="Where the kernels run; auto takes a GPU if there is one.",
@@ -251,13 +254,18 @@ def _print_table(
     d = sum(i * o for _, i, o in source.blocks)
     sizes, objective = sorted(fit.sizes_.tolist()), fit.objective_
     table.add_row("examples", f"{source.n_examples:,}")
-    table.add_row("parameters", f"{d:,} in {len(source.blocks)} blocks")
+    table.add_row("parameters", f"{d:,} in {_counted(len(source.blocks), 'block')}")
     table.add_row("clusters", f"{len(sizes):,}, of {sizes[0]:,} to {sizes[-1]:,} examples, median {_median(sizes):,}")
-    table.add_row("method", f"{method}, {len(objective)} iterations, {seconds:.1f} s")
+    table.add_row("method", f"{method}, {_counted(len(objective), 'iteration')}, {seconds:.1f} s")
     table.add_row("objective", f"{objective[0]:.6g} after the first iteration, {objective.min():.6g} at best")
     of_plain = f"{share[0]:.3g} ± {share[1]:.1g} of that of plain mini-batches of {len(sizes)} (estimated)"
     table.add_row("variance", of_plain if share[0] == share[0] else "none: all gradients are equal")
     wide_console(100).print(table)
+
+
+def _counted(n: int, thing: str) -> str:
+    """Write how many there are of something."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
 def _median(sizes: list[int]) -> int:

@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+FORMATS = ("png", "svg", "pdf")
+
+
 @click.command(short_help="Draw the paper's figures from results files.")
 @click.argument("results", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the figures.")
-@click.option("--format", "formats", default="png,svg", show_default=True, help="png, svg, pdf; several by commas.")
+@click.option("--format", "formats", default="png,svg", show_default=True, metavar="LIST", help="Of png, svg, pdf.")
 @click.option("--overwrite", is_flag=True, help="Replace figures that are already in DIR.")
 @click.option("--paper/--no-paper", default=True, show_default=True, help="Overlay the paper's digitised points.")
 @click.option(
@@ -34,7 +37,7 @@ def figures(
     runs with duplicates, each beside those without of the same data set and model.
 
     A figure the files have no data for (Fig. 8, without duplicates) is skipped with a line that says why.
-    DIR is made if its parent exists.
+    DIR is made if its parent exists. LIST is a comma-separated list.
 
     \b
     Examples:
@@ -47,9 +50,7 @@ def figures(
     from gcref.panels import save
     from gcref.store import doubts
 
-    names = [name.strip().lower() for name in formats.split(",") if name.strip()]
-    if not names:
-        raise click.UsageError(f"--format needs at least one of png, svg, pdf, got {formats!r}")
+    names = _formats(formats)
     try:
         drawings, skipped = _plan(results, paper, window)
         warnings = [f"{path} {doubt}" for path in results for doubt in doubts(path)]
@@ -57,8 +58,10 @@ def figures(
             raise ValueError(f"there is data for no figure: {'; '.join(dict.fromkeys(skipped.values()))}")
         paths = save(drawings, out, names, overwrite)
     except FileExistsError as error:
-        raise click.UsageError(f"{error}; --overwrite replaces them") from error
-    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+        raise click.UsageError(f"--out {error}; give another name, or --overwrite to replace them") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise click.UsageError(f"--out {out}: {error}") from error
+    except ValueError as error:
         raise click.UsageError(str(error)) from error
     except OSError as error:
         raise click.ClickException(str(error)) from error
@@ -68,6 +71,14 @@ def figures(
         click.echo(f"skipped {name}: {reason}", err=True)
     for path in paths:
         click.echo(f"wrote {path}")
+
+
+def _formats(text: str) -> list[str]:
+    """Return the formats of a comma-separated list."""
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if not names or not set(names) <= set(FORMATS):
+        raise click.UsageError(f"--format {text}: {', '.join(FORMATS)}, or several of them by commas, are expected")
+    return names
 
 
 def _plan(

@@ -39,9 +39,9 @@ def _number(flag: str, kind: type, default: str, text: str) -> Any:
     help="A row of the paper's Table 2; every other option replaces one of its values.  [default: mnist, unless "
     "--dataset or --model is given]",
 )  # fmt: skip
-@click.option("--dataset", type=click.Choice(DATASETS), help="The data set.")
+@click.option("--dataset", type=click.Choice(DATASETS), show_default="the preset's, else mnist", help="The data set.")
 @click.option("--data-dir", type=click.Path(), help="Folder with its files; else $GCREF_DATA, then standard places.")
-@click.option("--model", type=click.Choice(MODELS), help="The model.")
+@click.option("--model", type=click.Choice(MODELS), show_default="the preset's, else mlp", help="The model.")
 @click.option(
     "--hidden", type=INTEGERS, multiple=True, metavar="LIST", show_default="1024,1024", help="Hidden units of an mlp."
 )
@@ -83,7 +83,7 @@ def _number(flag: str, kind: type, default: str, text: str) -> Any:
     help="Exact variances over the whole training set, or the paper's protocol.",
 )  # fmt: skip
 @_number("--n-estimates", int, "50", "Gradient estimates of the paper's protocol (Estim T).")
-@_number("--measure-every", int, "500", "Steps between measurements (Log T).")
+@_number("--measure-every", int, "500", "Steps between measurements (Log T); divides the iterations.")
 @_number("--refresh-every", int, "2000", "Steps between SVRG snapshots and clusterings (U).")
 @_number("--gc-iterations", int, "10", "Iterations of a clustering (GC T).")
 @_number("--seed", int, "0", "Seed: model, batches, augmentation, label noise and clustering all follow from it.")

@@ -47,7 +47,7 @@ def info(as_json: bool) -> None:
 
 def facts() -> Iterator[tuple[str, str | int | None]]:
     """Yield what a bug report needs, each with its name; None for a package that is not installed."""
-    from gcref.cores import THREAD_VARIABLES, n_cores
+    from gcref.cores import BLAS_VARIABLES, THREAD_VARIABLES, n_cores
     from gcref.data import reference
     from gcref.kernels import jit
 
@@ -56,7 +56,8 @@ def facts() -> Iterator[tuple[str, str | int | None]]:
     yield "cores", n_cores()
     yield from _threads()
     asked = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
-    yield "threads", ", ".join(f"{k}={v}" for k, v in asked.items()) or "library defaults (no variable set)"
+    threads = ", ".join(f"{k}={v}" for k, v in asked.items()) or "library defaults (no variable set)"
+    yield "threads", threads + (" (BLAS's are set by gcref)" if set(BLAS_VARIABLES) <= set(asked) else "")
     yield "blas", blas()
     yield "jit cache", jit.disk_cache()
     yield "gpu", jit.gpu()

@@ -86,15 +86,16 @@ def rf_sweep(
 ) -> None:
     """Train random-features models over a grid and measure the variance of every estimator, exactly.
 
-    Section 4.2 and 4.3 of the paper. A run that is killed or stopped is finished by the same command, with
+    Sections 4.2 and 4.3 of the paper. A run that is killed or stopped is finished by the same command, with
     the same numbers. LIST is a comma-separated list; every LIST option may also be repeated.
 
     \b
-    gcref rf-sweep --out results.h5                  the paper's grid, 324 trajectories
-    gcref rf-sweep --quick --out quick.h5            seconds
-    gcref rf-sweep --duplicates --out dup.h5         Fig. 8
-    gcref rf-sweep --learning-rate 0.01,0.03 --seed 0 --ratio 1 --ratio 5 --out mine.h5
-    gcref rf-sweep --scheduler tcp://host:8786 --out results.h5       a Dask cluster
+    Examples:
+      gcref rf-sweep --out results.h5                  the paper's grid, 324 trajectories
+      gcref rf-sweep --quick --out quick.h5            seconds
+      gcref rf-sweep --duplicates --out dup.h5         Fig. 8
+      gcref rf-sweep --learning-rate 0.01,0.03 --seed 0 --ratio 1 --ratio 5 --out mine.h5
+      gcref rf-sweep --scheduler tcp://host:8786 --out results.h5       a Dask cluster
     """  # noqa: D301
     results_file(out)
     from gcref.studies.grid import Sweep

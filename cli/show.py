@@ -12,6 +12,7 @@ from gcref.cli.common import json_text, print_whole, printable, usage_errors
 BLOCKS, PLAIN = "▁▂▃▄▅▆▇█", "_.-:=+*#"  # the latter where an encoding has no blocks
 WIDTH = 32  # of a sparkline
 STUDIES = {"rf-sweep/1": "random-features study", "image/1": "image study"}
+ZEROS = {"n_examples": "all", "n_test_examples": "all", "width": "the model's own"}  # what 0 stands for
 DECADES = 10  # below the top, beyond which a sparkline of variances ends
 
 
@@ -64,7 +65,7 @@ def _results(found: dict[str, Any]) -> Facts:
     facts += [("beware", f"it {doubt}") for doubt in found["doubts"]]
     diverged = f", {found['n_diverged']:,} diverged" if found["n_diverged"] else ""
     facts += [
-        ("trajectories", f"{found['n_trajectories']:,} of {max(lengths, default=0):,} measuring points{diverged}")
+        ("trajectories", f"{found['n_trajectories']:,}, with {max(lengths, default=0):,} measuring points{diverged}")
     ]
     facts += [("snapshots", f"{found['n_snapshots']:,}")]
     facts += [("methods", ", ".join(found["methods"]))]
@@ -79,7 +80,9 @@ def _titled(title: str, lines: Iterable[str]) -> list[tuple[str, Any]]:
 
 
 def _setting(key: str, value: Any) -> str:
-    """Write a setting; a list as its members."""
+    """Write a setting; a list as its members, and a 0 that stands for something as that."""
+    if value == 0 and key in ZEROS:
+        return f"{key} {ZEROS[key]}"
     return f"{key} {', '.join(map(str, value)) or '-' if isinstance(value, list) else value}"
 
 

@@ -60,7 +60,7 @@ def validate(results: Path, workers: int | None, data_dir: str | None, examples:
     seconds = time.monotonic() - start
     failed = [check.name for check in checks if not check.passed]
     if as_json:
-        found = {"file": str(results), "passed": not failed, "extent": extent, "seconds": round(seconds, 1)}
+        found = {"path": str(results), "passed": not failed, "extent": extent, "seconds": round(seconds, 1)}
         click.echo(json_text(found | {"checks": [check.as_json() for check in checks]}))
     else:
         _print_table(checks)

@@ -113,7 +113,8 @@ def __getattr__(name: str) -> Any:
     elif name in _SUBMODULES:
         value = import_module(f"gcref.{name}")
     else:
-        raise AttributeError(f"module 'gcref' has no attribute {name!r}")
+        # With name and obj a traceback asks "Did you mean: 'MiniBatch'?"
+        raise AttributeError(f"module 'gcref' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     globals()[name] = value
     return value
 

@@ -243,6 +243,8 @@ class Stratified:
         If the labels are not a vector of integers of at least 0, or batch_size is not a positive integer, or exceeds
         N without replacement; when used, if there are not N labels or nothing has been fitted. Labels that no
         example has are no stratum.
+    TypeError
+        If clustering is a class, or a mapping, such as the open file of ``gcref cluster``, whose "labels" are meant.
     """
 
     plain = True
@@ -250,6 +252,8 @@ class Stratified:
     def __init__(self, clustering: Any, batch_size: int | None = None, replacement: bool = False) -> None:
         self.batch_size = None if batch_size is None else check_batch_size(batch_size)
         self.replacement = bool(replacement)
+        if isinstance(clustering, type):
+            raise TypeError(f"clustering is the class {clustering.__name__}; an instance of it, or labels, is expected")
         self.clustering = clustering if hasattr(clustering, "fit") else None
         if self.clustering is None:
             self._take(clustering)

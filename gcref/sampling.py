@@ -1,7 +1,7 @@
 """Stratified batches: which examples are drawn, and what each one counts (Eq. 1), for any framework."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,6 +51,8 @@ class Strata:
     ValueError
         If the labels are not a vector of integers of at least 0, or batch_size is not a positive integer, or exceeds
         N without replacement.
+    TypeError
+        If the labels are a mapping.
     """
 
     def __init__(self, name: str, labels: ArrayLike, batch_size: int | None, replacement: bool) -> None:
@@ -177,6 +179,8 @@ class StratifiedBatchSampler:
     ValueError
         If the labels are not a vector of integers of at least 0; if batch_size or n_batches is not a positive
         integer, or seed an integer of at least 0; if batch_size exceeds N without replacement.
+    TypeError
+        If the labels are a mapping, such as the open file of ``gcref cluster``, whose "labels" are meant.
 
     Notes
     -----
@@ -263,6 +267,9 @@ def check_batch_size(batch_size: int) -> int:
 
 def _read_labels(name: str, labels: ArrayLike) -> NDArray[np.intp]:
     """Copy labels into a read-only vector; raise unless they are integers of at least 0."""
+    if isinstance(labels, Mapping):
+        there = ", such as its ['labels']," if "labels" in labels else ""
+        raise TypeError(f"{name} is a {type(labels).__name__}; a vector of integer labels{there} is expected")
     found = read_array(name, labels)
     if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) == 0:
         raise ValueError(

@@ -65,6 +65,8 @@ def open_results(path: Path | str) -> Iterator[h5py.File]:
             found = file.attrs.get("schema")
             missing = [name for name in ("summary", "trajectories") if name not in file]
             group = "trajectories" in file and isinstance(file["trajectories"], h5py.Group)
+        if found is None:
+            raise StoreError(f"{path} is not a results file: it has no schema, where {SCHEMA!r} is expected")
         if not isinstance(found, str) or found != SCHEMA:
             shown = repr(found) if isinstance(found, str) else type(found).__name__
             raise StoreError(f"{path} has schema {shown:.60}; this version reads {SCHEMA!r}")

@@ -293,7 +293,7 @@ def _of_npz(archive: zipfile.ZipFile, stack: ExitStack) -> dict[str, _Array]:
                 raise TraceFileError(f"{name} is packed by another method than numpy.savez_compressed's")
             arrays[name] = _npz_array(name, stack.enter_context(archive.open(info)), info.file_size)
     if not arrays:
-        raise _no_arrays([info.filename for info in archive.infolist()])
+        raise _no_arrays([info.filename.removesuffix(".npy") for info in archive.infolist()])
     return arrays
 
 

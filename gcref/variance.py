@@ -79,6 +79,8 @@ def variance(
     ValueError
         If method or n_estimates makes no sense, x and y differ in length, or the estimator does not fit them or is not
         prepared.
+    TypeError
+        If an argument is nothing of its kind, such as a pair (x, y) for the data set.
 
     Notes
     -----
@@ -93,11 +95,26 @@ def variance(
     examples, those of one stratum are always together, and those of two with probability ρ.
     Memory: a few vectors of d, and the traces of a few hundred examples. Parameters that are not finite give NaN.
     """
+    _check_arguments({"estimator": estimator}, net, ds)
     check_choice("method", method, ("closed-form", "monte-carlo"))
     check_integer("n_estimates", n_estimates, 2)
     if method == "closed-form":
         return variances({"": estimator}, net, ds, executor)[""]
     return monte_carlo(estimator, net, ds, int(n_estimates), _generator(rng), noise_scale(net, ds))
+
+
+def _check_arguments(estimators: Mapping[str, Any], net: Any, ds: Any) -> None:
+    """Raise unless each argument has what its place asks for; two may be swapped, or x and y given for a data set."""
+    places: list[tuple[str, Any, str, str]] = [
+        *((name, estimator, "sample", "an estimator, such as MiniBatch,") for name, estimator in estimators.items()),
+        ("net", net, "n_parameters", "a Network"),
+        ("ds", ds, "y", "a data set, such as gcref.data.Dataset(x, y),"),
+    ]
+    for name, value, attribute, expected in places:
+        if isinstance(value, type):
+            raise TypeError(f"{name} is the class {value.__name__}; an instance is expected")
+        if not hasattr(value, attribute):
+            raise TypeError(f"{name} is a {type(value).__name__}; {expected} is expected")
 
 
 def _generator(rng: Any) -> np.random.Generator:
@@ -143,7 +160,7 @@ def variances(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As `variance`.
 
     Notes
@@ -152,6 +169,9 @@ def variances(
     network pass for the gradients at the snapshot, every SVRG. Each further stratified estimator takes a pass of its
     own. Memory: a few vectors of d, and the traces of a bounded number of examples.
     """
+    if not isinstance(estimators, Mapping):
+        raise TypeError(f"estimators is a {type(estimators).__name__}; a mapping of names to estimators is expected")
+    _check_arguments({f"estimators[{name!r}]": estimator for name, estimator in estimators.items()}, net, ds)
     strata = {name: estimator.strata(ds) for name, estimator in estimators.items()}
     plain = [name for name, estimator in estimators.items() if estimator.plain and len(strata[name]) > 1]
     apart = [name for name, estimator in estimators.items() if not estimator.plain]

@@ -70,6 +70,11 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = gcref.Variances
 
 
+def test_a_name_that_is_almost_right_is_suggested():
+    done = subprocess.run([sys.executable, "-c", "import gcref; gcref.Minibatch"], capture_output=True, text=True)
+    assert done.stderr.rstrip().endswith("has no attribute 'Minibatch'. Did you mean: 'MiniBatch'?")
+
+
 @pytest.mark.parametrize(
     "imports",
     [

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from gcref.cli import cli
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language, text=README):
@@ -27,11 +28,17 @@ def test_the_quick_start_is_two_blocks():
 
 def test_the_first_example_prints_what_it_says():
     example = blocks("python")[0]
-    promised = float(re.search(r"# prints ([\d.]+)", example)[1])
+    promised = re.search(r"# prints ([\d.]+)", example)[1]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(example, "README.md", "exec"), {})
-    assert round(float(printed.getvalue()), 2) == promised
+    assert printed.getvalue() == f"{promised}\n"
+
+
+def test_every_link_leads_somewhere():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(links) >= 8
+    assert [link for link in links if not (ROOT / link).is_file()] == []
 
 
 def test_the_first_command_prints_what_it_says(tmp_path, monkeypatch):

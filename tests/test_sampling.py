@@ -243,6 +243,17 @@ def test_labels_are_a_vector_of_integers(labels, message):
         gcref.StratifiedBatchSampler(labels)
 
 
+def test_the_labels_are_in_the_file_of_cluster(tmp_path):
+    np.savez(tmp_path / "labels.npz", labels=[0, 1, 1], sizes=[1, 2])
+    with np.load(tmp_path / "labels.npz") as found:
+        for use, name in ((gcref.StratifiedBatchSampler, "labels"), (gcref.Stratified, "clustering")):
+            expected = rf"{name} is a NpzFile; a vector of integer labels, such as its \['labels'\], is expected"
+            with pytest.raises(TypeError, match=expected):
+                use(found)
+    with pytest.raises(TypeError, match="labels is a dict; a vector of integer labels is expected"):
+        gcref.StratifiedBatchSampler({"a": 1})
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [

@@ -136,7 +136,7 @@ BAD = {
     "a number": ({"A1": np.float64(7)}, r"A1 has shape \(\); \(N, T, columns\) or"),
     "four dimensions": ({"A1": np.ones((7, 2, 2, 2))}, r"A1 has shape \(7, 2, 2, 2\);"),
     "no columns": ({"A1": np.ones((7, 0))}, r"A1 has shape \(7, 0\); at least one"),
-    "no array": (dict.fromkeys(arrays()) | {"x": np.ones(2)}, "has no A0; arrays A0, D0, A1, .* found 'x"),
+    "no array": (dict.fromkeys(arrays()) | {"x": np.ones(2)}, "has no A0; arrays A0, D0, A1, .* found 'x'$"),
 }
 
 

@@ -213,6 +213,27 @@ def test_no_estimator_has_no_variance():
     assert gcref.variances({}, net, ds) == {}
 
 
+@pytest.mark.parametrize("method", ["closed-form", "monte-carlo"])
+def test_arguments_of_another_kind_are_named(method):
+    net, ds, estimators = problem("MLP")
+    sg = estimators["SG-B"]
+    for arguments, message in (
+        ((sg, net, (ds.x, ds.y)), r"ds is a tuple; a data set, such as gcref.data.Dataset\(x, y\), is expected"),
+        ((sg, net, ds.x), "ds is a ndarray; a data set"),
+        ((net, sg, ds), "estimator is a Network; an estimator, such as MiniBatch, is expected"),
+        ((sg, sg, ds), "net is a MiniBatch; a Network is expected"),
+        ((gcref.MiniBatch, net, ds), "estimator is the class MiniBatch; an instance is expected"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            gcref.variance(*arguments, method=method)
+    with pytest.raises(TypeError, match="estimators is a list; a mapping of names to estimators is expected"):
+        gcref.variances([sg], net, ds)
+    with pytest.raises(TypeError, match=r"estimators\['a'\] is a int; an estimator"):
+        gcref.variances({"a": 1}, net, ds)
+    with pytest.raises(TypeError, match="clustering is the class GradientClustering; an instance of it, or labels"):
+        gcref.Stratified(gcref.GradientClustering)
+
+
 def test_every_estimator_is_checked_before_the_first_pass(monkeypatch):
     net, ds, estimators = problem("MLP")
     monkeypatch.setattr(Network, "traces", None)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
-from gcref.engine.trace import Trace, check_traces
+from gcref.engine.trace import Trace, check_traces, is_losses_and_traces
 
 Batches = Iterable[Sequence[Trace]]
 
@@ -85,7 +85,7 @@ def _reopenable(traces: Any) -> Callable[[], Batches]:
             f"traces is a {type(traces).__name__}; expected a list of Trace, a list of such lists, or a "
             "function without arguments that yields the batches anew at each call"
         )
-    if isinstance(traces, Trace) or len(traces) == 0 or isinstance(traces[0], Trace):
+    if isinstance(traces, Trace) or len(traces) == 0 or isinstance(traces[0], Trace) or is_losses_and_traces(traces):
         check_traces(cast(list[Trace], traces))
         return lambda: [cast(list[Trace], traces)]
     return lambda: traces

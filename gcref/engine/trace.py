@@ -245,6 +245,8 @@ def check_traces(traces: Sequence[Trace], name: str = "traces") -> None:
     """
     if isinstance(traces, Trace):
         raise TypeError(f"{name} is a single Trace; a list with one Trace a parameter block is expected")
+    if is_losses_and_traces(traces):
+        raise TypeError(f"{name} is the pair of losses and traces that Network.traces returns; its [1] is expected")
     _check_sequence(name, traces, "a list with one Trace a parameter block")
     if len(traces) == 0:
         raise ValueError(f"{name} is empty; one Trace a parameter block is expected")
@@ -255,6 +257,11 @@ def check_traces(traces: Sequence[Trace], name: str = "traces") -> None:
             raise ValueError(
                 f"{name}[{block}] has {trace.n_examples} examples but {name}[0] has {traces[0].n_examples}"
             )
+
+
+def is_losses_and_traces(value: object) -> bool:
+    """Tell the whole of what `gcref.Network.traces` returns from a list of traces."""
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], np.ndarray)
 
 
 def _check_sequence(name: str, value: object, expected: str) -> None:

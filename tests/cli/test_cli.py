@@ -108,6 +108,12 @@ def test_info_as_json():
     assert {found[name] for name in PACKAGES if f"{name:<12} not installed" in invoke("info").stdout} <= {None}
 
 
+def test_info_says_who_sets_blas_threads():
+    command = [sys.executable, "-m", "gcref.cli", "info"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^threads .*OMP_NUM_THREADS=1.* \(BLAS's are set by gcref\)$", shown, re.MULTILINE)
+
+
 def test_info_names_every_dependency():
     needed = {re.match(r"[\w-]+", line)[0].lower() for line in metadata.requires("gcref") if "extra ==" not in line}
     assert len(needed) > 7

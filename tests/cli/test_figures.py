@@ -126,7 +126,7 @@ def test_overwrite(tmp_path, results, new):
         (new / name).write_text("mine")
         refused = call(results, run, "--out", new, "--format", "png")
         assert refused.exit_code == 2
-        assert f"already has {name}; --overwrite replaces them" in refused.stderr
+        assert f"--out {new} already has {name}; give another name, or --overwrite to replace them" in refused.stderr
         assert [p.read_text() for p in new.iterdir()] == ["mine"]
         (new / name).unlink()
     (new / "figure4.png").write_text("mine")
@@ -137,11 +137,12 @@ def test_overwrite(tmp_path, results, new):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--format", "gif"), "formats must be one of png, svg, pdf, got 'gif'"),
-        (("--format", ","), "--format needs at least one of png, svg, pdf"),
+        (("--format", "gif"), "--format gif: png, svg, pdf, or several of them by commas, are expected"),
+        (("--format", "png,gif"), "--format png,gif: png, svg, pdf, or several"),
+        (("--format", ","), "--format ,: png, svg, pdf, or several of them by commas, are expected"),
         (("--window", "0"), "0 is not in the range x>=1"),
         (("--window", "2.5"), "'2.5' is not a valid integer"),
-        (("--out", "/no/such/folder"), "does not exist"),
+        (("--out", "/no/such/folder"), "--out /no/such/folder: the folder /no/such does not exist"),
         ((), "Missing option '--out'"),
     ],
 )

@@ -42,9 +42,10 @@ def test_an_image_run(folder):
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"{folder / 'image.h5'}: image study, complete, ")
     assert "  command        gcref image --out image.h5" in lines
-    assert "  trajectories   1 of 5 measuring points" in lines
+    assert "  trajectories   1, with 5 measuring points" in lines
     assert "  snapshots      3" in lines
     assert any("n_examples 60" in line for line in lines)
+    assert any("width the model's own" in line for line in lines)
     with h5py.File(folder / "image.h5") as file:
         series = file["trajectories"][RUN.id]["variance/gc"][()]
     (row,) = (line.split() for line in lines if "variance gc" in line)
@@ -84,7 +85,7 @@ def test_what_diverged(folder):
     found = json.loads(call(folder / "diverged.h5", "--json").stdout)
     assert [group["series"]["variance/sgb"]["course"] for group in found["groups"]] == [[1, 2, None], [4, 8]]
     result = call(folder / "diverged.h5")
-    assert "2 of 3 measuring points, 2 diverged" in result.stdout
+    assert "2, with 3 measuring points, 2 diverged" in result.stdout
     assert result.stdout.count("variance sgb") == 2
 
 

@@ -59,7 +59,7 @@ def test_the_checks_as_json(results, images, tmp_path):
     result = invoke(images, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert (found["file"], found["passed"], found["extent"]) == (str(images), True, "2 snapshots")
+    assert (found["path"], found["passed"], found["extent"]) == (str(images), True, "2 snapshots")
     checks = {check["name"]: check for check in found["checks"]}
     assert {check["verdict"] for check in checks.values()} <= {"pass", "nothing", "finding"}
     assert checks["snapshots"]["compared"] > 0
