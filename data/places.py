@@ -10,7 +10,7 @@ Found = TypeVar("Found")
 _DEBIAN = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
 _IDX = "the four idx files (train-images-idx3-ubyte.gz and so on)"
 _SOURCES = {
-    "mnist": f"download {_IDX} from yann.lecun.com/exdb/mnist",
+    "mnist": f"download {_IDX} from github.com/cvdfoundation/mnist (yann.lecun.com no longer has them)",
     "fashion-mnist": "run `apt install dataset-fashion-mnist`, or "
     f"download {_IDX} from github.com/zalandoresearch/fashion-mnist",
     "cifar10": "download the binary version, cifar-10-binary.tar.gz, from www.cs.toronto.edu/~kriz/cifar.html",

@@ -41,6 +41,10 @@ class Clusterer(ABC):
     def fit(self, traces: Any, /) -> "Clusterer":
         """Cluster the examples of `traces`, and return self."""
 
+    def fit_predict(self, traces: Any, /) -> np.ndarray:
+        """Cluster the examples of `traces` and return their labels, (N,), int64."""
+        return self.fit(traces).labels_
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters of the constructor and their values; `deep` changes nothing here."""
         return {name: getattr(self, name) for name in _parameters(type(self))}

@@ -26,7 +26,9 @@ class BatchNorm2d(Layer):
     Raises
     ------
     ValueError
-        If n_channels is not a positive integer.
+        If n_channels is not a positive integer, epsilon not above 0 and finite, or momentum not from 0 to 1.
+    TypeError
+        If one of the latter is no number.
 
     Notes
     -----
@@ -42,7 +44,9 @@ class BatchNorm2d(Layer):
 
     def __init__(self, n_channels: int, epsilon: float = 1e-5, momentum: float = 0.1, relu: bool = False) -> None:
         self.n_channels = at_least(n_channels, "n_channels", 1)
-        self.epsilon, self.momentum, self.relu = epsilon, momentum, relu
+        self.epsilon = _number(epsilon, "epsilon", np.finfo(float).tiny, np.finfo(float).max, "a finite number above 0")
+        self.momentum = _number(momentum, "momentum", 0.0, 1.0, "a number from 0 to 1")
+        self.relu = relu
         self.keeps_output = relu
         self.shapes = ((1, n_channels), (1, n_channels))
         self.running_shapes = (n_channels, n_channels)
@@ -152,3 +156,14 @@ class BatchNorm2d(Layer):
 
     def __repr__(self) -> str:
         return f"BatchNorm2d({self.n_channels}{', relu=True' if self.relu else ''})"
+
+
+def _number(value: float, name: str, low: float, high: float, expected: str) -> float:
+    """Read a number from `low` to `high`."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}; {expected} is expected") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {value}; {expected} is expected")
+    return number

@@ -37,6 +37,7 @@ __all__ = [
     "sq_norms",
 ]
 
+_IN_CACHE = 1 << 15  # numbers of sums that a core's second cache holds
 _CHUNK = 1 << 20  # numbers held at once where a function works through the examples in chunks
 
 
@@ -166,7 +167,9 @@ def grouped_sums(X: np.ndarray, labels: np.ndarray, n_clusters: int, out: np.nda
     X (N, M), labels (N,) in 0…K−1; added to `out`, if there is one. Cost N M.
     """
     sums = np.zeros((n_clusters, X.shape[1])) if out is None else out
-    order = np.argsort(labels, kind="stable")  # so that a cluster's sum stays in the cache while its rows pass
+    in_cache = sums.size <= _IN_CACHE
+    # Otherwise by cluster, so that a cluster's sum stays in the cache while its rows pass.
+    order = np.arange(len(labels)) if in_cache else np.argsort(labels, kind="stable")
     threads.over(X.shape[1], lambda first, last: _grouped_sums(X, labels, order, sums, first, last), X.size >= 1 << 15)
     return sums
 

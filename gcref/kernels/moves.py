@@ -12,6 +12,7 @@ import numpy as np
 from gcref.kernels.dot import dot
 from gcref.kernels.jit import fast_jit, jit
 from gcref.kernels.smallest import first_smallest
+from gcref.kernels.tile import BYTES, HEIGHTS, tile_middle
 
 
 @jit
@@ -22,37 +23,58 @@ def join_cost(size: int, e: float, sg: float, q: float, drift: float) -> float:
 
 @jit
 def _best_move(
-    a: int, sizes: np.ndarray, e: np.ndarray, sg: np.ndarray, q: float, drift: float, costs: np.ndarray
+    a: int, n: np.ndarray, e: np.ndarray, sg: np.ndarray, q: float, drift: float, costs: np.ndarray
 ) -> tuple[int, float]:
     """Return the cluster b ≠ a best for a member of a, lowest index on ties, and the change Δ of Φ.
 
-    costs (K,) is room for what each would cost.
+    n (K,) sizes; costs (K,) is room for what each would cost.
     """
     for b in range(costs.shape[0]):
-        costs[b] = join_cost(sizes[b], e[b], sg[b], q, drift)
+        costs[b] = join_cost(n[b], e[b], sg[b], q, drift)
     own, costs[a] = costs[a], np.inf
     best = first_smallest(costs)
     return (best, costs[best] - (own - 2.0 * drift)) if best != a else (a, np.inf)
 
 
-_TRANSPOSED = 1 << 20  # numbers of s that may be held twice
+_ROWS = HEIGHTS[1]  # examples whose products with s are found at once, so that s is read once for all of them
+_WIDTH = BYTES // 8  # numbers of a row of a tile
+
+
+@jit
+def _fill_panels(s: np.ndarray, panels: np.ndarray, back: bool) -> None:
+    """Copy s (K, d) to panels (⌈K/_WIDTH⌉, d, _WIDTH), in which a tile's row lies side by side, or `back`."""
+    for k in range(s.shape[0]):
+        panel, column = panels[k // _WIDTH], k % _WIDTH
+        for j in range(s.shape[1]):
+            if back:
+                s[k, j] = panel[j, column]
+            else:
+                panel[j, column] = s[k, j]
+
+
+@jit
+def _products(g: np.ndarray, panels: np.ndarray, sg: np.ndarray) -> None:
+    """⟨s_k, g_m⟩ of every k and a few m, sg (_ROWS, K), from g (_ROWS, d) and the panels of s. Cost _ROWS K d."""
+    n_panels, d, _ = panels.shape
+    a, b, c = g.reshape(-1), panels.reshape(-1), sg.reshape(-1)
+    for p in range(n_panels):
+        tile_middle(a, 0, d, 0, 1, b, p * d * _WIDTH, 0, _WIDTH, 1, d, c, p * _WIDTH, sg.shape[1], 1)
 
 
 @fast_jit
-def _all_products(s_transposed: np.ndarray, g: np.ndarray, sg: np.ndarray) -> None:
-    """⟨s_k, g⟩ of every k, from s (d, K); four rows at a time, so that the sums are written a quarter as often."""
-    d = len(g)
-    sg[:] = 0.0
-    whole = d // 4 * 4
-    for j in range(0, whole, 4):
-        g0, g1, g2, g3 = np.float64(g[j]), np.float64(g[j + 1]), np.float64(g[j + 2]), np.float64(g[j + 3])
-        s0, s1, s2, s3 = s_transposed[j], s_transposed[j + 1], s_transposed[j + 2], s_transposed[j + 3]
-        for k in range(sg.shape[0]):
-            sg[k] += (g0 * s0[k] + g1 * s1[k]) + (g2 * s2[k] + g3 * s3[k])
-    for j in range(whole, d):
-        row, number = s_transposed[j], np.float64(g[j])
-        for k in range(sg.shape[0]):
-            sg[k] += number * row[k]
+def _mend(m: int, a: int, b: int, g: np.ndarray, n_rows: int, panels: np.ndarray, sg: np.ndarray) -> None:
+    """Let s_a lose g_m and s_b win it, in the panels and in the products of those of the n_rows that are still to come.
+
+    Cost d for each of them.
+    """
+    before, after = panels[a // _WIDTH], panels[b // _WIDTH]
+    for j in range(g.shape[1]):
+        before[j, a % _WIDTH] -= g[m, j]
+        after[j, b % _WIDTH] += g[m, j]
+    for later in range(m + 1, n_rows):
+        shared = dot(g[m], g[later])
+        sg[later, a] -= shared
+        sg[later, b] += shared
 
 
 @fast_jit
@@ -70,29 +92,33 @@ def exchange_sweep(
 
     Δ = n_b q + e_b − 2⟨s_b, g⟩ − n_a q − e_a + 2⟨s_a, g⟩ + 2 (n_b + 1 − n_a) τ² for g from cluster a to b, q = ‖g‖²,
     τ² = `drift`; nobody leaves a cluster of one. G (N, d), order: the examples to go through; labels (N,), sizes n
-    (K,), e (K,) = Σ‖g‖² and s (K, d) = Σg are updated in place. Cost K d for each example.
+    (K,), e (K,) = Σ‖g‖² and s (K, d) = Σg are updated in place. Cost K d for each example, in products of a few of
+    them at once, which are mended where one of these moves.
     """
-    K = len(s)
-    sg, costs = np.zeros(K), np.zeros(K)
-    twice = s.size <= _TRANSPOSED
-    columns = s.T.copy() if twice else np.zeros((0, 0))
+    K, d = s.shape
+    panels = np.zeros((-(-K // _WIDTH), d, _WIDTH))
+    _fill_panels(s, panels, False)
+    g, sg, costs = np.zeros((_ROWS, d)), np.zeros((_ROWS, len(panels) * _WIDTH)), np.zeros(K)
+    n = sizes.astype(np.float64)  # which no loop has to convert
     moved = 0
-    for i in order:
-        a = labels[i]
-        if sizes[a] > 1:
-            q = dot(G[i], G[i])
-            if twice:
-                _all_products(columns, G[i], sg)
-            else:
-                for k in range(K):
-                    sg[k] = dot(s[k], G[i])
-            b, change = _best_move(a, sizes, e, sg, q, drift, costs)
-            if change < -threshold:
-                _move(G[i], i, a, b, labels, sizes, e, s, q)
-                if twice:
-                    for j in range(len(columns)):
-                        columns[j, a], columns[j, b] = s[a, j], s[b, j]
-                moved += 1
+    for first in range(0, len(order), _ROWS):
+        rows = order[first : first + _ROWS]
+        for m in range(len(rows)):
+            i = rows[m]
+            for j in range(d):
+                g[m, j] = G[i, j]
+        _products(g, panels, sg)
+        for m in range(len(rows)):
+            a = labels[rows[m]]
+            if sizes[a] > 1:
+                q = dot(g[m], g[m])
+                b, change = _best_move(a, n, e, sg[m], q, drift, costs)
+                if change < -threshold:
+                    _relabel(rows[m], a, b, labels, sizes, e, q)
+                    n[a], n[b] = sizes[a], sizes[b]
+                    _mend(m, a, b, g, len(rows), panels, sg)
+                    moved += 1
+    _fill_panels(s, panels, True)
     return moved
 
 

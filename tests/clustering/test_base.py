@@ -76,6 +76,7 @@ def test_integers_of_numpy_are_integers(cls):
 def test_what_is_learnt(cls):
     est = cls(3, n_iter=4)
     assert est.fit(some_traces()) is est
+    assert cls(3, n_iter=4).fit_predict(some_traces()).tolist() == est.labels_.tolist()
     assert est.labels_.dtype == est.sizes_.dtype == np.int64
     np.testing.assert_array_equal(est.sizes_, np.bincount(est.labels_, minlength=3))
     assert est.sizes_.min() > 0

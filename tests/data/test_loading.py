@@ -78,7 +78,7 @@ def test_bad_arguments():
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("mnist", "download the four idx files .* from yann.lecun.com/exdb/mnist, and"),
+        ("mnist", "download the four idx files .* from github.com/cvdfoundation/mnist .*, and"),
         ("fashion-mnist", "apt install dataset-fashion-mnist.* from github.com/zalandoresearch/fashion-mnist, and"),
         ("cifar10", "binary version, cifar-10-binary.tar.gz, from www.cs.toronto.edu/~kriz/cifar.html, and"),
         ("cifar100", "binary version, cifar-100-binary.tar.gz, from www.cs.toronto.edu/~kriz/cifar.html, and"),

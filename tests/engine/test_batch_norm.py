@@ -328,6 +328,12 @@ def test_bad_input_is_named():
     for bad in (0, 2.5, "3", True):
         with pytest.raises(ValueError, match=f"n_channels is {bad!r}; an int of at least 1"):
             BatchNorm2d(bad)
+    for name, values in (("epsilon", (0.0, -1e-5, np.inf, np.nan)), ("momentum", (-0.1, 1.5, np.nan))):
+        for value in values:
+            with pytest.raises(ValueError, match=f"{name} is {value}; a .*number .* is expected"):
+                BatchNorm2d(2, **{name: value})
+        with pytest.raises(TypeError, match=f"{name} is 'x'; a .*number .* is expected"):
+            BatchNorm2d(2, **{name: "x"})
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
