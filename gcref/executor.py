@@ -194,9 +194,9 @@ def dask_pool(scheduler: str | None = None, n_workers: int | None = None) -> Ite
 
 
 def _connected(Client: Any, scheduler: Any) -> Any:
-    """Return a client of the scheduler."""
+    """Return a client of the scheduler, which nothing else in this process takes for its own."""
     try:
-        return Client(scheduler, timeout=5)
+        return Client(scheduler, timeout=5, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"scheduler={scheduler!r} does not answer ({error}); expected one such as tcp://host:8786"

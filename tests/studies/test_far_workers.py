@@ -151,7 +151,11 @@ class TestDask:
             pass
 
     @pytest.mark.parametrize("address", ["nowhere", "tcp://127.0.0.1:9"])
-    def test_an_address_that_leads_nowhere(self, address, monkeypatch):
+    def test_an_address_that_leads_nowhere(self, address):
+        from distributed import default_client
+
         refused = pytest.raises(ValueError, match=f"scheduler='{address}' does not answer")
         with refused, executor.dask_pool(address):
             pass
+        with pytest.raises(ValueError, match="No clients found"):  # nobody else is to take a lost one for his own
+            default_client()
