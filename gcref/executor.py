@@ -181,7 +181,11 @@ def dask_pool(scheduler: str | None = None, n_workers: int | None = None) -> Ite
         if scheduler is None:
             with single_threaded_children(), _interrupts_held():
                 settings = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
-                cluster = LocalCluster(n_workers=n_workers or n_cores(), preload=LEAVE_CTRL_C, **settings)
+                # Without one its HTTP server takes a fixed port, on all of the machine's addresses.
+                private = {"dashboard_address": "127.0.0.1:0"}
+                cluster = LocalCluster(
+                    n_workers=n_workers or n_cores(), preload=LEAVE_CTRL_C, scheduler_kwargs=private, **settings
+                )
                 scheduler = stack.enter_context(cluster)
         client = stack.enter_context(_connected(Client, scheduler))
         try:

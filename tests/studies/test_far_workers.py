@@ -18,6 +18,7 @@ from gcref.studies.sweep import run_sweep
 from gcref.validation.kills import differences
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills by signal")
+PRIVATE = {"dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}  # beside other tests
 
 
 @pytest.fixture(scope="module")
@@ -135,18 +136,22 @@ class TestDask:
         path = tmp_path / "results.h5"
         with (
             cores.single_threaded_children(),
-            LocalCluster(2, threads_per_worker=1, dashboard_address=None) as there,
+            LocalCluster(2, threads_per_worker=1, **PRIVATE) as there,
             executor.dask_pool(there.scheduler_address) as pool,
         ):
             assert pool.n_workers == 2
             run_sweep(long_sweep, path, pool.n_workers, executor=pool)
         assert differences(reference, path) == []
 
+    def test_two_at_once_on_one_machine(self):
+        with executor.dask_pool(n_workers=1) as one, executor.dask_pool(n_workers=1) as other:
+            assert one.submit(os.getpid).result() != other.submit(os.getpid).result()
+
     def test_workers_with_several_threads_are_refused(self):
         from distributed import LocalCluster
 
         refused = pytest.raises(ValueError, match=r"may run several threads.*--nthreads 1")
-        cluster = LocalCluster(1, threads_per_worker=2, dashboard_address=None)
+        cluster = LocalCluster(1, threads_per_worker=2, **PRIVATE)
         with cluster, refused, executor.dask_pool(cluster.scheduler_address):
             pass
 
