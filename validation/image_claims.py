@@ -86,7 +86,9 @@ def judge(files: Mapping[Path, str]) -> tuple[list[Claim], list[str]]:
 def _beside(plain: _Judge, others: list[_Judge]) -> list[Claim]:
     """Judge what is said of one change of the training set, by runs that are like the plain one but for it."""
     by_change = {run.changes[0]: run for run in others if len(run.changes) == 1}
-    smooth, corrupt, copies = (by_change.get(name) for name in SHARES)
+    smooth, corrupt, copies = (
+        by_change.get(name) for name in ("label_smoothing", "corrupt_fraction", "duplicate_fraction")
+    )
     claims = []
     if smooth is not None and corrupt is not None:
         claims += plain.signed(label_noise(plain.course, smooth.course, corrupt.course))

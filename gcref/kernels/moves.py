@@ -16,7 +16,7 @@ from gcref.kernels.tile import BYTES, HEIGHTS, tile_middle
 
 
 @jit
-def join_cost(size: int, e: float, sg: float, q: float, drift: float) -> float:
+def join_cost(size: float, e: float, sg: float, q: float, drift: float) -> float:
     """What a gradient of squared norm q adds to a cluster's cost f: n q + e − 2⟨s, g⟩ + (2n + 1) τ²."""
     return size * q + e - 2.0 * sg + (2.0 * size + 1.0) * drift
 
